@@ -1,0 +1,1 @@
+"""Connections to an MQTT broker, one Protocol and two adapters behind it."""

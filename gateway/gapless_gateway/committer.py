@@ -1,0 +1,152 @@
+"""Group commit: what was appended while one batch was being synced makes up the next batch.
+
+One writer, one batch in flight: one write, one fdatasync in a worker thread, then, back on the
+event loop, the account takes the batch in and everyone who waits for durability is called. There
+is no Future per record; a record costs an append, and a commit costs one wake-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from gapless_gateway.wal.entries import Entry
+
+Batch = Sequence[tuple[int, Entry]]  # (lsn, entry), in order
+
+log = logging.getLogger("gapless.committer")
+
+
+class CommitLog(Protocol):
+    """What the committer needs of `wal.Log`."""
+
+    @property
+    def next_lsn(self) -> int:
+        """The LSN that the next append gets."""
+
+    def append(self, entry: Entry) -> int:
+        """Take an entry into memory; returns its LSN."""
+
+    def commit(self) -> int:
+        """Write and sync everything appended so far; blocks; returns the durable LSN."""
+
+    def apply_committed(self) -> Batch:
+        """Fold the committed batch into the account; returns it."""
+
+
+class Committer:
+    """Commits what is appended, and tells who waits. All methods are for the event loop's thread.
+
+    After a failed commit nothing is taken in any more, for good: what the disk holds is no longer
+    known. `failed` then says why, appends are dropped and counted, and the process stays up so
+    that a person can see it.
+    """
+
+    def __init__(self, wal: CommitLog, *, linger_ms: int = 0) -> None:
+        self._wal = wal
+        self._linger_s = linger_ms / 1000
+        self.applied_lsn = wal.next_lsn - 1  # durable, and in the account
+        self._wake = asyncio.Event()
+        self._finishing = False
+        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()  # (lsn, callback) by lsn
+        self._on_durable: list[Callable[[Batch], None]] = []
+        self._on_failed: list[Callable[[str], None]] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="wal-commit")
+        self.failed: str | None = None
+        self.dropped = 0  # entries appended after the failure
+        self.commits = 0
+
+    def append(self, entry: Entry) -> int:
+        """Append an entry and see to it that it is committed; returns its LSN.
+
+        After a failure the entry is dropped and 0 is returned: nothing promised it to anyone.
+        """
+        if self.failed is not None:
+            self.dropped += 1
+            return 0
+        lsn = self._wal.append(entry)
+        self._wake.set()
+        return lsn
+
+    def call_on_durable(self, callback: Callable[[Batch], None]) -> None:
+        """Call `callback(batch)` after every commit."""
+        self._on_durable.append(callback)
+
+    def call_on_failed(self, callback: Callable[[str], None]) -> None:
+        """Call `callback(words)` once, when a commit has failed."""
+        self._on_failed.append(callback)
+
+    def when_durable(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once everything appended so far is durable and in the account.
+
+        Also called after a failure (look at `failed`); never called before this returns.
+        """
+        target_lsn = self._wal.next_lsn - 1
+        if self.failed is not None or target_lsn <= self.applied_lsn:
+            asyncio.get_running_loop().call_soon(callback)
+        else:
+            self._waiting.append((target_lsn, callback))
+
+    async def flush(self) -> None:
+        """Wait until everything appended so far is durable, or the log has failed."""
+        done = asyncio.Event()
+        self.when_durable(done.set)
+        await done.wait()
+
+    def finish(self) -> None:
+        """Let `run()` return once everything appended is durable."""
+        self._finishing = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Commit until `finish()` is called or a commit fails."""
+        try:
+            while self.failed is None:
+                if self._pending():
+                    await self._commit_batch()
+                elif self._finishing:
+                    return
+                else:
+                    await self._wake.wait()
+                    self._wake.clear()
+                    if self._linger_s and not self._finishing:
+                        await asyncio.sleep(self._linger_s)
+        finally:
+            self._thread.shutdown(wait=True)
+
+    def _pending(self) -> bool:
+        return self._wal.next_lsn - 1 > self.applied_lsn
+
+    async def _commit_batch(self) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._wal.commit)
+        except Exception as error:
+            self._fail(error)
+            return
+        # Durable before ack: from here on, and not before, the entries of this batch may be
+        # acknowledged to boards (PortSession.on_durable) and handed to the publisher.
+        batch = self._wal.apply_committed()
+        self.commits += 1
+        if batch:
+            self.applied_lsn = batch[-1][0]
+        for on_durable in self._on_durable:
+            on_durable(batch)
+        while self._waiting and self._waiting[0][0] <= self.applied_lsn:
+            self._waiting.popleft()[1]()
+
+    def _fail(self, error: Exception) -> None:
+        self.failed = str(error) or type(error).__name__
+        log.critical(
+            "the log cannot be written any more; nothing is taken in until the disk is sound "
+            "again and the gateway is started anew",
+            extra={"reason": self.failed},
+            exc_info=error,
+        )
+        for on_failed in self._on_failed:
+            on_failed(self.failed)
+        while self._waiting:
+            self._waiting.popleft()[1]()

@@ -1,0 +1,184 @@
+"""A running session: what a board sends after its START becomes entries of the log."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from gapless_gateway.account.dating import uptime_ms
+from gapless_gateway.account.settling import Settlement, settle, settle_closed
+from gapless_gateway.rates import RateMeter, SparseLog
+from gapless_gateway.wal.entries import (
+    CONFLICT_BYTES_DIFFER,
+    CONFLICT_RECORD_AFTER_LOST,
+    T_SOURCE_NONE,
+    Conflict,
+    Elsewhere,
+    Lost,
+    Record,
+    Session,
+)
+
+if TYPE_CHECKING:
+    from gapless_gateway.account.stream_account import StreamAccount
+    from gapless_gateway.ingest import Ingest
+    from gapless_link.receiver import ClockSample, LostReceived, RecordReceived, RecordRepeated
+
+# Reasons of a LOST as metrics name them; the numbers are the link's (docs/wire-format.md).
+REASON_NAMES = {
+    1: "overflow", 2: "reset", 3: "replaced", 4: "retired", 5: "quota", 6: "corruption",
+    7: "gateway-rollback",
+}  # fmt: skip
+
+_REASON_ELSEWHERE = 0  # no reason of the link
+
+log = logging.getLogger("gapless.session")
+
+
+class LinkedStream:
+    """One stream on one port, from its START to the end of the session."""
+
+    def __init__(self, port: str, hello: Any, stream: bytes, ingest: Ingest) -> None:
+        self.port = port
+        self.stream = stream
+        self.device: str = hello.device_id
+        self.rate = RateMeter()
+        self._hello = hello
+        self._ingest = ingest
+        self._counters = ingest.metrics.device(self.device)
+        self._sparse = SparseLog(log)
+        self._acked = 0
+
+    def open(self) -> Settlement:
+        """Settle the HELLO against the account and append the Session; the account is current.
+
+        Returns what the receiver begins with.
+        """
+        account, now_ms = self._ingest.account, self._ingest.clock.utc_ms()
+        former = account.by_device(self.device)
+        settlement = settle(self._hello, account.streams.get(self.stream), account.log_id)
+        self._acked = settlement.durable
+        self._ingest.append_session(self._session_entry(settlement.base, now_ms))
+        for first, last, log_id in settlement.elsewhere:
+            self._ingest.committer.append(Elsewhere(self.stream, first, last, log_id))
+        if former is not None and former.stream != self.stream and not former.closed:
+            self._declare_rest_of(former, now_ms)
+        return settlement
+
+    def gaps_of(self, settlement: Settlement) -> list[tuple[int, int, int, bool]]:
+        """Return what the receiver steps over: the settled gaps, and what another log answers for.
+
+        The latter are no LOST; `take_lost` knows them again by their reason, which is none.
+        """
+        elsewhere = [
+            (first, last, _REASON_ELSEWHERE, False)
+            for first, last, _ in settlement.elsewhere
+            if first > settlement.durable
+        ]
+        return sorted([*settlement.gaps, *elsewhere])
+
+    def durable_to_ack(self) -> int | None:
+        """Return the durable seq if it has moved since the last call, else None."""
+        known = self._account()
+        if known is None or known.durable <= self._acked:
+            return None
+        self._acked = known.durable
+        return self._acked
+
+    def take_record(self, event: RecordReceived, rx_ms: int) -> None:
+        """Date a record and append it."""
+        dated = self._ingest.date(self.stream, event.data, rx_ms)
+        self._ingest.committer.append(
+            Record(
+                self.stream,
+                event.seq,
+                rx_ms,
+                dated.t_lo_ms,
+                dated.t_hi_ms,
+                dated.t_source,
+                self._ingest.outage_id(),
+                event.data,
+            )
+        )
+        self.rate.add(1, rx_ms)
+        self._counters.records.inc()
+        if dated.t_source == T_SOURCE_NONE:
+            self._counters.undated.inc()
+
+    def take_lost(self, event: LostReceived, rx_ms: int) -> None:
+        """Append a range that the board, or the settling, declares lost."""
+        if event.reason == _REASON_ELSEWHERE:
+            return  # its Elsewhere entry stands in the log since the session was opened
+        self._append_lost(
+            Lost(
+                self.stream, event.first, event.last, event.reason, event.at_most,
+                event.by_gateway, rx_ms, self._ingest.outage_id(),
+            )
+        )  # fmt: skip
+
+    def take_repeat(self, event: RecordRepeated, rx_ms: int) -> None:
+        """Compare a seq that came again with what is stored, once that is in the account."""
+        self._ingest.committer.when_durable(lambda: self._compare(event.seq, event.data, rx_ms))
+
+    def take_clock(self, event: ClockSample) -> None:
+        """Learn what the board's ticks mean."""
+        self._ingest.observe_clock(self.stream, self._hello.boot, event)
+
+    def _account(self) -> StreamAccount | None:
+        return self._ingest.account.streams.get(self.stream)
+
+    def _session_entry(self, base: int, now_ms: int) -> Session:
+        hello = self._hello
+        return Session(
+            device=hello.device_id,
+            uid=bytes(hello.uid),
+            stream=self.stream,
+            at_ms=now_ms,
+            port=self.port,
+            boot=hello.boot,
+            next=hello.next,
+            exact=hello.exact,
+            held=tuple((first, last) for first, last in hello.held),
+            acked=hello.acked,
+            acked_by=None if hello.acked_by is None else bytes(hello.acked_by),
+            uptime_ms=uptime_ms(hello.wraps, hello.ticks_ms),
+            firmware=hello.firmware,
+            board=hello.board,
+            runtime=hello.runtime,
+            base=base,
+        )
+
+    def _declare_rest_of(self, former: StreamAccount, now_ms: int) -> None:
+        """Declare what the former stream of a wiped board left behind: the new one closed it."""
+        for first, last, reason, at_most in settle_closed(former):
+            outage = self._ingest.outage_id()
+            self._append_lost(
+                Lost(former.stream, first, last, reason, at_most, True, now_ms, outage)
+            )
+
+    def _append_lost(self, entry: Lost) -> None:
+        self._ingest.committer.append(entry)
+        reason = REASON_NAMES.get(entry.reason, str(entry.reason))
+        self._ingest.metrics.lost_ranges.labels(self.device, reason).inc()
+
+    def _compare(self, seq: int, data: bytes, rx_ms: int) -> None:
+        """The same bytes are dropped and counted; others are kept as evidence, never swallowed."""
+        known = self._account()
+        if known is None:  # the commit failed: the board still has its record
+            return
+        verdict = known.check_repeat(seq, data)
+        if verdict == "same":
+            known.live.suppressed += 1
+            self._counters.suppressed.inc()
+        elif verdict == "unverifiable":
+            known.live.unverifiable += 1
+            self._counters.unverifiable.inc()
+        else:
+            after_lost = verdict == "after-lost"
+            what = CONFLICT_RECORD_AFTER_LOST if after_lost else CONFLICT_BYTES_DIFFER
+            self._ingest.metrics.conflicts.labels(self.device, what).inc()
+            self._ingest.committer.append(Conflict(self.stream, seq, rx_ms, what, data))
+            self._sparse.warning(
+                "a record contradicts what is stored", port=self.port, device=self.device,
+                seq=seq, what=what,
+            )  # fmt: skip

@@ -1,0 +1,216 @@
+"""Every file operation of the log, behind one small interface.
+
+The log calls nothing of `os` itself, so that the tests can put a disk under it that loses what
+was not synced. All methods raise OSError as the operating system does.
+"""
+
+# ruff: noqa: D102  what each method promises stands once, in the protocols
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from typing import Protocol
+
+
+class DiskFile(Protocol):
+    """An open file."""
+
+    def write(self, data: bytes) -> None:
+        """Write all of `data` at the end of the file; it may be lost until fdatasync returns."""
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Write all of `data` over what stands at `offset`."""
+
+    def fdatasync(self) -> None:
+        """Return once the file's bytes and its length survive a power cut."""
+
+    def close(self) -> None:
+        """Close the file; nothing is synced by it."""
+
+
+class DiskReader(Protocol):
+    """A file that is open to be read; it stays readable when its name goes."""
+
+    def read(self, offset: int, length: int | None = None) -> bytes:
+        """Up to `length` bytes (all, if None) from `offset`; short only at the end of the file."""
+
+    def size(self) -> int:
+        """Its length in bytes, now."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+class DiskLock(Protocol):
+    """A lock that is held until it is released or its process ends."""
+
+    def release(self) -> None:
+        """Let the next one in."""
+
+
+class Disk(Protocol):
+    """What the log asks of a disk."""
+
+    def make_directory(self, path: Path) -> None:
+        """Create the directory and its parents where they are missing."""
+
+    def list(self, path: Path) -> list[str]:
+        """The names in a directory, sorted."""
+
+    def size(self, path: Path) -> int:
+        """The length of a file in bytes."""
+
+    def read(self, path: Path, offset: int = 0, length: int | None = None) -> bytes:
+        """Up to `length` bytes (all, if None) from `offset`; short only at the end of the file."""
+
+    def open_reader(self, path: Path) -> DiskReader:
+        """An existing file, to read piece by piece."""
+
+    def create(self, path: Path) -> DiskFile:
+        """A new, empty file; whatever stood under this name is emptied."""
+
+    def open(self, path: Path) -> DiskFile:
+        """An existing file, to write at its end or in place."""
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Put `old` in the place of `new`, in one step."""
+
+    def unlink(self, path: Path) -> None:
+        """Remove a name."""
+
+    def copy(self, source: Path, target: Path) -> None:
+        """Copy a file and sync the copy (not the directory)."""
+
+    def fsync_directory(self, path: Path) -> None:
+        """Return once the names in the directory survive a power cut."""
+
+    def lock(self, path: Path) -> DiskLock:
+        """Take the lock file. Raises BlockingIOError if another process has it."""
+
+
+class OsFile:
+    """A file descriptor of the operating system."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, data: bytes) -> None:
+        written = os.write(self._descriptor, data)
+        while written < len(data):  # a signal or a disk that is nearly full
+            written += os.write(self._descriptor, data[written:])
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        written = 0
+        while written < len(data):
+            written += os.pwrite(self._descriptor, data[written:], offset + written)
+
+    def fdatasync(self) -> None:
+        os.fdatasync(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class OsReader:
+    """A file descriptor that is only read from."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read(self, offset: int, length: int | None = None) -> bytes:
+        if length is None:
+            length = max(self.size() - offset, 0)
+        return os.pread(self._descriptor, length, offset)
+
+    def size(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class OsLock:
+    """flock on a file: the kernel lets go of it when the process ends, however it ends."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+
+class OsDisk:
+    """The real disk."""
+
+    def make_directory(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+
+    def list(self, path: Path) -> list[str]:
+        return sorted(os.listdir(path))  # noqa: PTH208  pathlib makes an object per name
+
+    def size(self, path: Path) -> int:
+        return path.stat().st_size
+
+    def read(self, path: Path, offset: int = 0, length: int | None = None) -> bytes:
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            data: bytes = file.read() if length is None else file.read(length)
+            return data
+
+    def open_reader(self, path: Path) -> OsReader:
+        return OsReader(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+    def create(self, path: Path) -> OsFile:
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        return OsFile(os.open(path, flags, 0o640))
+
+    def open(self, path: Path) -> OsFile:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        os.lseek(descriptor, 0, os.SEEK_END)
+        return OsFile(descriptor)
+
+    def rename(self, old: Path, new: Path) -> None:
+        old.replace(new)
+
+    def unlink(self, path: Path) -> None:
+        path.unlink()
+
+    def copy(self, source: Path, target: Path) -> None:
+        shutil.copyfile(source, target)
+        descriptor = os.open(target, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def fsync_directory(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def lock(self, path: Path) -> OsLock:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return OsLock(descriptor)
+
+
+def write_new_file(disk: Disk, path: Path, data: bytes) -> None:
+    """Put a whole file in its place so that a crash leaves the old one or the new one."""
+    temporary = path.with_name(path.name + ".new")
+    file = disk.create(temporary)
+    try:
+        file.write(data)
+        file.fdatasync()
+    finally:
+        file.close()
+    disk.rename(temporary, path)
+    disk.fsync_directory(path.parent)
