@@ -95,7 +95,7 @@ def make_environment():
     run([sys.executable, "-m", "venv", NEW_ENVIRONMENT], "could not make .venv")
     pip = [os.path.join(NEW_ENVIRONMENT, "bin", "python"), "-m", "pip"]
     run(
-        pip + ["install", "--quiet", "--disable-pip-version-check", TOX],
+        pip + ["install", "-qq", "--disable-pip-version-check", TOX],
         "could not install tox; is there a network?",
     )
     os.rename(NEW_ENVIRONMENT, ENVIRONMENT)

@@ -7,6 +7,7 @@ sampling goes on between the pieces: a host that does not read never stops it.
 
 import gc
 
+from gapless_device import VERSION
 from gapless_device.numbering import Numbering
 from gapless_device.outbox import Outbox
 from gapless_device.sampling import plan
@@ -22,9 +23,9 @@ _READ_BYTES = 128
 
 
 class App:
-    """Everything between a board (see boards/__init__.py) and the link."""
+    """Everything between a board (see boards/__init__.py) and the link. `ring`: see Outbox."""
 
-    def __init__(self, board, settings, state, firmware, runtime):
+    def __init__(self, board, settings, ring, state, runtime):
         self.board = board
         self.state = state
         self.wraps = 0
@@ -34,7 +35,7 @@ class App:
         self.outbox = Outbox(
             self.numbering.next_seq,
             settings["outbox_records"],
-            settings["outbox_bytes"],
+            ring,
             settings["overflow"],
         )
         self.samples, self.unknown = plan(settings, board.sensors, self._ticks_ms)
@@ -46,7 +47,7 @@ class App:
             exact=state.exact,
             acked=state.acked,
             acked_by=state.acked_by,
-            firmware=firmware,
+            firmware=VERSION,
             board=board.name,
             runtime=runtime,
             frame_bytes_max=board.frame_bytes_max,

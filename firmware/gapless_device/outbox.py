@@ -20,14 +20,18 @@ LOST_RANGES_MAX = 8
 
 
 class Outbox:
-    """A ring of at most `records_max` records and `bytes_max` bytes."""
+    """A ring of at most `records_max` records in `ring`.
 
-    def __init__(self, next_seq, records_max, bytes_max, policy=OLDEST):
+    `ring` is a bytearray that the owner makes before anything else: later, the heap of a board is
+    in pieces, and none may be large enough.
+    """
+
+    def __init__(self, next_seq, records_max, ring, policy=OLDEST):
         self.next_seq = next_seq
         self.first_seq = next_seq
         self.policy = policy
         self.dropped = 0  # records given up since the start
-        self._ring = bytearray(bytes_max)
+        self._ring = ring
         self._lengths = array("H", bytes(2 * records_max))
         self._head = 0  # index in _lengths of the oldest record
         self._count = 0  # records held

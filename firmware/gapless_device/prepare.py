@@ -1,20 +1,21 @@
 """Everything that is needed once, between reset and loop; start.py forgets this module then."""
 
+import gc
 import sys
 
-from gapless_device import VERSION
 from gapless_device.boot_window import wants_maintenance
 from gapless_device.crash import last
 from gapless_device.settings import load
 
 
 def prepare_board():
-    """Return (Board, settings, words on what was wrong with them)."""
+    """Return (Board, settings, words on what was wrong with them, the outbox's ring)."""
     settings, faults = load()
+    ring = bytearray(settings["outbox_bytes"])
     # Without a profile, that of the machine this runs on.
     profile = settings["profile"] or ("virtual" if sys.platform == "linux" else "pybv11")
     module = __import__("gapless_device.boards." + profile, None, None, ("Board",))
-    return module.Board(), settings, faults
+    return module.Board(), settings, faults, ring
 
 
 def person_at_cable(board, window_ms):
@@ -26,12 +27,20 @@ def person_at_cable(board, window_ms):
     return wanted
 
 
-def prepare_app(board, settings, faults):
+def prepare_app(board, settings, faults, ring):
     """Return the App, with an event record on this boot in its outbox."""
-    from gapless_device.app import App
+    # Garbage between what stays leaves holes that are too small: collected before each of them.
+    gc.collect()
     from gapless_device.state import State
 
-    app = App(board, settings, State(board.sync), VERSION, runtime())
+    gc.collect()
+    import gapless_link.sender  # noqa: F401
+
+    gc.collect()
+    from gapless_device.app import App
+
+    gc.collect()
+    app = App(board, settings, ring, State(board.sync), runtime())
     app.add_event("boot", cause=board.reset_cause())
     if faults or app.unknown:
         app.add_event("settings", faults=" ".join(faults + app.unknown)[:200])

@@ -13,23 +13,23 @@ def run():
     """Start the board and never return, unless a person asked for the REPL."""
     from gapless_device.prepare import prepare_board
 
-    board, settings, faults = prepare_board()
+    board, settings, faults, ring = prepare_board()
     try:
-        app = prepare(board, settings, faults)
+        app = prepare(board, settings, faults, ring)
         if app is not None:
             app.run()
     except Exception as error:
         recover(board, error)
 
 
-def prepare(board, settings, faults):
+def prepare(board, settings, faults, ring):
     """Return the application that is ready to run, None when a person wants the REPL."""
     from gapless_device.prepare import person_at_cable, prepare_app
 
     if person_at_cable(board, settings["boot_window_ms"]):
         print("gapless: maintenance, the REPL follows")
         return None
-    app = prepare_app(board, settings, faults)
+    app = prepare_app(board, settings, faults, ring)
     for name in ("prepare", "settings", "boot_window", "crash"):
         del sys.modules["gapless_device." + name]
         delattr(gapless_device, name)

@@ -181,7 +181,12 @@ class _Transfer:
                 self._lose("the other end is gone")
                 return
             self._metrics.received(len(data))
-            self._received(data)
+            try:
+                self._received(data)
+            except Exception:
+                # A bug of ours, met by what this board said: it costs this port its session.
+                log.exception("a port is reopened because of an error in the gateway")
+                self._lose("an error in the gateway")
             if not self._open:
                 return
 

@@ -35,6 +35,8 @@ as the gateway has seen a frame that was sent after it: the line keeps the order
 Only the highest seq of an ACK's ``durable`` frees; its bitmap spares sending again.
 """
 
+from struct import pack
+
 from gapless_link import cbor
 from gapless_link.errors import FrameFault, LocalError
 from gapless_link.flights import WINDOW_SEQS, Flights, Jitter, since
@@ -433,15 +435,7 @@ class Sender:
     def _send_hello(self, now_ms):
         self._hellos += 1
         # Never used before by this board: boots, HELLOs of this boot, and the time.
-        boot = self.identity.boot
-        self._nonce = bytes(
-            number >> shift & 0xFF
-            for number, shift in (
-                (boot, 16), (boot, 8), (boot, 0),
-                (self._hellos, 16), (self._hellos, 8), (self._hellos, 0),
-                (now_ms, 8), (now_ms, 0),
-            )
-        )  # fmt: skip
+        self._nonce = pack(">HHI", self.identity.boot & 0xFFFF, self._hellos & 0xFFFF, now_ms)
         at = self._encoder.begin(NO_SESSION, self._hellos)
         buffer = self._encoder.buffer
         at = put_hello(buffer, at, self.identity, self.outbox, self.wraps, now_ms, self._nonce)
@@ -461,7 +455,9 @@ class Sender:
         if slot >= 0:
             seq = self._sendable()
             if seq:
-                frame = self._send_flight(slot, seq, min(self.credit, self._window_end()), now_ms)
+                frame = self._send_flight(
+                    slot, seq, min(self.credit, self.durable + WINDOW_SEQS), now_ms
+                )
                 self._next = self._flights.last[slot] + 1
                 return frame
         if since(now_ms, self._sent_ms) >= self._idle_ms():
@@ -539,13 +535,10 @@ class Sender:
             self._sent_ms = now_ms
         return self._encoder.finish(at)
 
-    def _window_end(self):
-        return self.durable + WINDOW_SEQS
-
     def _sendable(self):
         """Return the next seq that credit and window allow to be sent, or 0."""
         seq = self.outbox.find(self._next)
-        return seq if seq <= self.credit and seq <= self._window_end() else 0
+        return seq if seq <= self.credit and seq <= self.durable + WINDOW_SEQS else 0
 
     def _idle_ms(self):
         """After how long without a frame of ours a PING is due."""

@@ -49,13 +49,13 @@ def check(outbox, first):
 
 
 def test_records_come_out_as_they_went_in_and_in_order():
-    outbox = Outbox(7, 10, 200, OLDEST)
+    outbox = Outbox(7, 10, bytearray(200), OLDEST)
     fill(outbox, 9)
     assert check(outbox, 7) == []
 
 
 def test_the_oldest_records_become_one_lost_range_when_records_are_too_many():
-    outbox = Outbox(1, 5, 1000, OLDEST)
+    outbox = Outbox(1, 5, bytearray(1000), OLDEST)
     fill(outbox, 12)
     assert sorted(check(outbox, 1)) == list(range(1, 8))
     assert outbox.lost_range(1)[:2] == (1, 7)
@@ -63,7 +63,7 @@ def test_the_oldest_records_become_one_lost_range_when_records_are_too_many():
 
 
 def test_the_oldest_records_become_lost_when_bytes_are_too_many():
-    outbox = Outbox(1, 100, 60, OLDEST)
+    outbox = Outbox(1, 100, bytearray(60), OLDEST)
     fill(outbox, 40)
     lost = check(outbox, 1)
     assert lost
@@ -71,14 +71,14 @@ def test_the_oldest_records_become_lost_when_bytes_are_too_many():
 
 
 def test_the_newest_records_become_lost_under_the_other_policy():
-    outbox = Outbox(1, 5, 1000, NEWEST)
+    outbox = Outbox(1, 5, bytearray(1000), NEWEST)
     fill(outbox, 12)
     assert sorted(check(outbox, 1)) == list(range(6, 13))
 
 
 def test_a_record_larger_than_the_outbox_is_declared_lost():
     for policy in (OLDEST, NEWEST):
-        outbox = Outbox(1, 5, 30, policy)
+        outbox = Outbox(1, 5, bytearray(30), policy)
         fill(outbox, 2)
         outbox.append(bytes(31), 31)
         assert 3 in check(outbox, 1)
@@ -87,7 +87,7 @@ def test_a_record_larger_than_the_outbox_is_declared_lost():
 
 
 def test_more_lost_pieces_than_the_bound_are_joined_and_declared():
-    outbox = Outbox(1, 4, 1000, NEWEST)
+    outbox = Outbox(1, 4, bytearray(1000), NEWEST)
     durable = 0
     for _ in range(3 * LOST_RANGES_MAX):
         fill(outbox, 6)  # some are lost at the end
@@ -100,7 +100,7 @@ def test_more_lost_pieces_than_the_bound_are_joined_and_declared():
 
 
 def test_only_what_is_durable_is_forgotten():
-    outbox = Outbox(1, 5, 1000, OLDEST)
+    outbox = Outbox(1, 5, bytearray(1000), OLDEST)
     fill(outbox, 9)  # 1..4 lost
     outbox.free_through(2)
     assert sorted(check(outbox, 3)) == [3, 4]
@@ -116,7 +116,7 @@ def test_only_what_is_durable_is_forgotten():
 def test_a_long_life_of_both_policies_answers_for_every_number():
     for policy in (OLDEST, NEWEST):
         seed = 20261122
-        outbox = Outbox(1, 6, 70, policy)
+        outbox = Outbox(1, 6, bytearray(70), policy)
         durable = 0
         for _ in range(400):
             seed = (seed * 1103515245 + 12345) & 0x3FFFFFFF
@@ -128,7 +128,7 @@ def test_a_long_life_of_both_policies_answers_for_every_number():
 
 
 def test_numbers_that_a_gateway_knows_as_used_are_skipped():
-    outbox = Outbox(1, 5, 1000, OLDEST)
+    outbox = Outbox(1, 5, bytearray(1000), OLDEST)
     data = [record(1), record(2)]
     fill(outbox, 2)
     outbox.renumber(41)
@@ -137,7 +137,7 @@ def test_numbers_that_a_gateway_knows_as_used_are_skipped():
 
 
 def test_the_interface_names_what_it_does_not_hold():
-    outbox = Outbox(5, 5, 1000, OLDEST)
+    outbox = Outbox(5, 5, bytearray(1000), OLDEST)
     fill(outbox, 1)
     for seq in (4, 6):
         assert outbox.size(seq) == 0

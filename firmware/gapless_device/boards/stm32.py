@@ -77,7 +77,7 @@ class Board:
 
     def ticks_ms(self):
         """Return ms in [0, 2**30)."""
-        return int(time.ticks_ms()) & TICKS_MASK
+        return time.ticks_ms() & TICKS_MASK  # type: ignore[operator]
 
     def reset_cause(self):
         """Return why the board started."""

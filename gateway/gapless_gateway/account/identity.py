@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 # Codes of a REJECT: docs/wire-format.md.
 REJECT_IDENTITY = 2
+REJECT_DEVICE_ID = 3
 REJECT_STREAM_CLOSED = 4
+
+# Levels of the gateway's own topics, gapless/GATEWAY/status and gapless/GATEWAY/receipt/DEVICE: a
+# device of that name would speak under them.
+RESERVED_NAMES = frozenset({"receipt", "status"})
 
 
 class HelloIdentity(HelloFacts, Protocol):
@@ -54,6 +59,9 @@ def check(hello: HelloIdentity, account: Account) -> IdentityFault | None:
 
 def _check_name(hello: HelloIdentity, account: Account) -> IdentityFault | None:
     name, uid = hello.device_id, bytes(hello.uid)
+    if name in RESERVED_NAMES:
+        words = f"no board may be named {name}: it is a topic of the gateway's own"
+        return IdentityFault(REJECT_DEVICE_ID, "name_reserved", words)
     known_uid, known_name = account.uid_of(name), account.name_of(uid)
     if known_uid is not None and known_uid != uid:
         words = f"{name} is known with uid {known_uid.hex()}, and this board's is {uid.hex()}"

@@ -19,13 +19,11 @@ from gapless_gateway.brokers.base import (
     BrokerConnection,
     BrokerError,
     BrokerUnreachable,
-    IncomingMessage,
 )
 from gapless_gateway.brokers.connect import connect
 from gapless_gateway.brokers.settings import BrokerSettings, TlsSettings
 from gapless_gateway.config import Config
 from gapless_gateway.errors import ConfigurationError
-from gapless_gateway.publisher import receipts as receipt_form
 from gapless_gateway.publisher.backoff import Backoff
 from gapless_gateway.publisher.bookkeeping import Bookkeeping
 from gapless_gateway.publisher.delivery import Delivery, Flight
@@ -33,15 +31,14 @@ from gapless_gateway.publisher.message import MessageMaker, moment
 from gapless_gateway.publisher.metrics import PublisherMetrics
 from gapless_gateway.publisher.outages import Outages
 from gapless_gateway.publisher.parts import LogView
-from gapless_gateway.publisher.receipts import ReceiptRefused, Receipts
+from gapless_gateway.publisher.receipt_mode import ReceiptMode
+from gapless_gateway.publisher.receipts import Receipts, topic_filter
 from gapless_gateway.publisher.sending import Sending
 from gapless_gateway.publisher.settings import PublisherSettings
 from gapless_gateway.publisher.status import StatusMaker
 from gapless_gateway.wal.entries import Entry, Record
 
 _log = logging.getLogger("gapless.publisher")
-
-RESENDS_DOUBLING = 5  # the wait for a receipt grows to at most 32 timeouts
 
 Mode = Callable[[], Awaitable["Mode | None"]]
 
@@ -79,9 +76,7 @@ class Publisher:
         self._clock_ms = clock_ms
         self._by_receipt = settings.delivered_when == "receipt"
         self._backoff = Backoff(settings.retry_first_s, rng or random.SystemRandom())
-        self._receipts = Receipts()
-        self._receipt_moved_at = 0.0
-        self._resends = 0  # since a receipt moved anything
+        receipts = Receipts()
         self._status = StatusMaker(settings.gateway, run, log.log_id, settings.delivered_when)
         self._online_since_ms = 0
         self._connected_at = 0.0
@@ -100,8 +95,6 @@ class Publisher:
             on_delivered=self._delivered,
             on_moved=log.account.delivered,
         )
-        # What may be receipted before this run has read it: seqs that were in the log already.
-        self._durable_at_start = {one: view.durable for one, view in log.account.streams.items()}
         for stream, through in cursor.delivered_through.items():
             if stream in log.account.streams:
                 log.account.delivered(stream, through)
@@ -109,7 +102,7 @@ class Publisher:
             log=log,
             delivery=self._delivery,
             maker=MessageMaker(settings.gateway, run, settings.encoding),
-            receipts=self._receipts,
+            receipts=receipts,
             settings=settings,
             metrics=metrics,
             append=append,
@@ -117,6 +110,14 @@ class Publisher:
             on_new_stream=self._announce_streams,
             on_turn=self._turned,
             want_mark=self._want_mark,
+        )
+        self._receipt_mode = ReceiptMode(
+            log=log,
+            delivery=self._delivery,
+            sending=self._sending,
+            receipts=receipts,
+            settings=settings,
+            metrics=metrics,
         )
         self._books = Bookkeeping(
             log=log,
@@ -127,7 +128,7 @@ class Publisher:
             append=append,
             clock_ms=clock_ms,
             on_mark=self._mark_stored,
-            on_period=self._resend_if_stuck,
+            on_period=self._period_is_over,
         )
         metrics.pending = self._books.pending()
         metrics.outage_id = self.outages.open_id
@@ -244,11 +245,10 @@ class Publisher:
         will = self._status.will(self._log.account.streams.values())
         connection = await self._stack.enter_async_context(connect(self._broker, will))
         try:
-            self._receipts.begin_session()
             if self._by_receipt:
-                self._metrics.consumer = "no_consumer"
+                self._receipt_mode.begin_session()
                 await connection.subscribe(
-                    receipt_form.topic_filter(self._settings.gateway), self._heard
+                    topic_filter(self._settings.gateway), self._receipt_mode.heard
                 )
         except BaseException:
             await self._stack.aclose()
@@ -262,7 +262,7 @@ class Publisher:
         _log.info("connected to the broker %s", self._broker.address)
         self._drained.clear()
         self._online_since_ms = self._clock_ms()
-        self._connected_at = self._receipt_moved_at = time.monotonic()
+        self._connected_at = time.monotonic()
         # What was appended until now is the backlog, durable or about to be.
         self.outages.reconnected(self._log.next_lsn - 1)
         self._sending.begin(connection)
@@ -316,57 +316,9 @@ class Publisher:
         self._sending.mark_lsn = lsn
         self._sending.wake()
 
-    def _heard(self, message: IncomingMessage) -> None:
-        """A receipt: believed, or refused and counted."""
-        metrics, delivery = self._metrics, self._delivery
-        try:
-            receipt = receipt_form.parse(message.topic, message.payload)
-            stream = self._log.account.streams.get(receipt.stream)
-            through = self._receipts.accept(
-                receipt,
-                device=stream.device if stream is not None else None,
-                durable=stream.durable if stream is not None else 0,
-                sent=self._may_have_been_sent(receipt.stream),
-                delivered=delivery.delivered_through.get(receipt.stream, 0),
-            )
-        except ReceiptRefused as error:
-            metrics.receipts_refused[str(error)] += 1
-            _log.warning("a receipt on %s is refused: %s", message.topic, error)
-            return
-        metrics.receipts_accepted += 1
-        metrics.consumer = "heard"
-        if delivery.deliver_through(receipt.stream, through):
-            self._receipt_moved_at = time.monotonic()
-            self._resends = 0
-        self._sending.wake()
-
-    def _may_have_been_sent(self, stream: bytes) -> int:
-        """The highest seq of a stream that this run, or one before it, may have sent."""
-        sent = max(
-            self._delivery.sent_through.get(stream, 0),
-            self._delivery.delivered_through.get(stream, 0),
-        )
-        if self._delivery.next_lsn <= self._delivery.resend_through:
-            return max(sent, self._durable_at_start.get(stream, 0))
-        return sent
-
-    def _resend_if_stuck(self) -> None:
-        """Receipts were heard in this session and have stopped: the consumer misses something."""
-        if not self._by_receipt or self._connection is None:
-            return
-        now = time.monotonic()
-        if self._delivery.flights == 0 or not self._receipts.heard_in_session:
-            self._receipt_moved_at = now
-            return
-        # Twice as patient each time, so that a slow consumer is not buried in repeats.
-        timeout_s = self._settings.receipt_timeout_s * (1 << min(self._resends, RESENDS_DOUBLING))
-        if now - self._receipt_moved_at >= timeout_s and self._sending.unacknowledged == 0:
-            _log.warning("no receipt for %g s: what is not receipted is sent again", timeout_s)
-            self._metrics.resends += 1
-            self._resends += 1
-            self._receipt_moved_at = now
-            self._sending.rewind()
-            self._sending.wake()
+    def _period_is_over(self) -> None:
+        if self._by_receipt and self._connection is not None:
+            self._receipt_mode.resend_if_stuck()
 
     # The end
 

@@ -28,6 +28,16 @@ def account() -> Account:
         (hello(1, uid=b"uid-2", stream=None), "name_taken", identity.REJECT_IDENTITY),
         (hello(3, device_id="pump-2"), "uid_taken", identity.REJECT_IDENTITY),
         (hello(3, device_id="a", uid=b"b"), "stream_taken", identity.REJECT_IDENTITY),
+        (
+            hello(1, device_id="receipt", uid=b"uid-3", stream=None),
+            "name_reserved",
+            identity.REJECT_DEVICE_ID,
+        ),
+        (
+            hello(1, device_id="status", uid=b"uid-3", stream=None),
+            "name_reserved",
+            identity.REJECT_DEVICE_ID,
+        ),
         (hello(2), "numbering_lost", identity.REJECT_STREAM_CLOSED),
     ],
 )

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from gapless_gateway.wal.entries import Progress, Record
+from gapless_tools.audit.plots import held
 from gapless_tools.audit.content import UNREADABLE, digest_of_message, digest_of_record
 from gapless_tools.audit.numbers import SeqNumbers
 from gapless_tools.audit.scales import (
@@ -143,3 +144,8 @@ def test_a_message_says_the_same_as_its_record_in_json_and_in_cbor() -> None:
     assert digest_of_message(said, 1) != expected
     assert digest_of_message(said | {"values": {"vol": 12.2, "state": None}}, 0) != expected
     assert digest_of_message(said | {"values": {"vol": 12.1, "state": 0}}, 0) != expected
+
+
+def test_a_pause_in_deliveries_is_drawn_level_and_not_as_a_slope() -> None:
+    points = [(0.0, 10.0), (1000.0, 20.0), (21_000.0, 30.0)]
+    assert held(points) == [(0.0, 10.0), (1000.0, 20.0), (20_000.0, 20.0), (21_000.0, 30.0)]

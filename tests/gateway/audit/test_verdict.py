@@ -13,6 +13,8 @@ import pytest
 
 from gapless_gateway.account.stream_account import Balance, StreamAccount
 from gapless_gateway.wal import reader
+from gapless_gateway.wal.cursor import read_cursor, write_cursor_file
+from gapless_gateway.wal.disk import OsDisk
 from gapless_gateway.wal.entries import Conflict, Entry, Lost, Progress, Record
 from gapless_gateway.wal.log import Log
 from gapless_tools.audit.books import CouldNotJudgeError
@@ -165,6 +167,17 @@ def test_the_same_transmission_twice_is_the_brokers_own_and_no_failure(
     result = audit(short, [*lines, copy], tmp_path)
     assert result.verdict.words == "PASS, complete"
     assert result.evidence["capture"]["broker_duplicates"] == 1
+
+
+def test_a_repeat_that_calls_itself_new_is_found_though_the_first_copy_was_flagged(
+    short: History, tmp_path: Path
+) -> None:
+    lines = lines_of(short)
+    flagged = next(line for line in lines if line["message"].get("redelivery"))
+    device, seq = flagged["message"]["device"], flagged["message"]["seq"]
+    first = lines[index_of(lines, device, seq)]
+    first["message"]["redelivery"], flagged["message"]["redelivery"] = True, False
+    assert found(audit(short, lines, tmp_path))["flagged"] == ["us"]
 
 
 def test_a_flag_taken_off_a_redelivery_is_found(short: History, tmp_path: Path) -> None:
@@ -327,6 +340,8 @@ def test_a_record_taken_out_of_the_log_is_unexplained_and_ours(
     assert result.verdict.words == "FAIL (us)"
     assert found(result)["explained"] == ["us"]
     assert result.evidence["streams"][0]["unexplained"] == 1
+    words = [one["words"] for one in result.evidence["reasons"] if one["check"] == "explained"]
+    assert words == ["1 of its numbers have no explanation: 9"]
     assert found(run_audit([state_dir], short.capture_dir))["known"] == ["us"]
 
 
@@ -456,8 +471,32 @@ def test_a_cursor_of_another_log_is_ours(short: History, lossy: History, tmp_pat
     assert found(run_audit([state_dir]))["log"] == ["us"]
 
 
+def test_a_cursor_that_boasts_of_deliveries_is_ours(short: History, tmp_path: Path) -> None:
+    state_dir = copied(short, tmp_path)
+    cursor = read_cursor(OsDisk(), state_dir / "cursor")
+    assert cursor is not None
+    cursor.delivered_through[PUMP] += 5
+    write_cursor_file(OsDisk(), state_dir / "cursor", cursor)
+    assert found(run_audit([state_dir])) == {"order": ["us"]}
+
+
 def test_an_audit_writes_nothing_into_the_state_directory(short: History, tmp_path: Path) -> None:
     state_dir = copied(short, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in state_dir.rglob("*")}
     run_audit([state_dir], short.capture_dir)
     assert {path: path.stat().st_mtime_ns for path in state_dir.rglob("*")} == before
+
+
+def test_beside_a_running_gateway_nothing_looks_missing_or_unknown(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    history.start()
+    history.play(3)
+    lines = lines_of(history)
+    copy = json.loads(json.dumps(lines[-1]))
+    copy["message"] |= {"seq": 999, "tx": "1-900"}  # taken in while the books were read
+    running = audit(history, [*lines, copy], tmp_path)
+    assert running.evidence["reasons"] == []
+    assert running.evidence["capture"]["after_the_books_end"] == 1
+    assert not running.evidence["books"][0]["ends_cleanly"]
+    history.kill()
+    assert found(audit(history, [*lines, copy], tmp_path)) == {"known": ["us"]}

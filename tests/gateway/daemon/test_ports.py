@@ -165,3 +165,27 @@ def test_the_back_off_doubles_up_to_its_cap_with_jitter_and_logs_ever_more_rarel
         back_off.next_delay_s()
         logged += back_off.worth_a_line()
     assert logged == 10
+
+
+async def test_an_error_of_ours_on_one_port_costs_that_port_its_session_and_nothing_else(
+    gateway, boards, monkeypatch
+):
+    board, other = boards("pump-1"), boards("pump-2")
+    await gateway.start([board.path, other.path])
+    await eventually(lambda: board.linked and other.linked)
+    session = gateway.daemon._sessions[0]
+    take, failed = session._receiver.receive, []
+
+    def fail_once(data, now_ms):
+        if not failed:
+            failed.append(data)
+            raise RuntimeError("a bug")
+        take(data, now_ms)
+
+    monkeypatch.setattr(session._receiver, "receive", fail_once)
+    board.sample(3)
+    await gateway.metric_reaches(1, "gapless_port_lost_total", port=str(board.path))
+    await eventually(lambda: board.acked_through == 3)
+    other.sample(3)
+    await eventually(lambda: other.acked_through == 3)
+    (await gateway.metrics()).assert_balanced()

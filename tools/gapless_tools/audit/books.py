@@ -92,15 +92,6 @@ class Books:
         return {stream: session.runtime for stream, session in self.sessions.items()}
 
     @property
-    def delivered_when(self) -> str | None:
-        """What counts as delivered, where the log says so."""
-        for run in reversed(self.runs):
-            for mode in ("puback", "receipt"):
-                if f"delivered_when={mode}" in run.note:
-                    return mode
-        return None
-
-    @property
     def ends_cleanly(self) -> bool:
         """Whether the last entry is the clean end of a run."""
         return not self.account.running

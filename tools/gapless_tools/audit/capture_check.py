@@ -38,6 +38,7 @@ from gapless_tools.capture_messages import (
 )
 from gapless_tools.capture_store import CaptureItem, Damaged
 
+DELIVERED_WHEN = ("puback", "receipt")
 LINE_WORDS_KEPT_MAX = 5
 GATEWAY_TOPICS = ("/data", "/event", "/lost", "/status")
 
@@ -107,7 +108,7 @@ class CaptureReader:
 
     def _take_status(self, item: CapturedStatus) -> None:
         gateway, when = item.message.get("gateway"), item.message.get("delivered_when")
-        if isinstance(gateway, str) and isinstance(when, str):
+        if isinstance(gateway, str) and when in DELIVERED_WHEN:
             self.reading.delivered_when[gateway] = when
 
     def _take_other(self, item: CapturedOther) -> None:
@@ -138,7 +139,9 @@ class CaptureReader:
     ) -> tuple[Books, StreamAccount, StreamCapture] | None:
         """The books that answer for this number; None (and counted) if none knows the stream."""
         knowing = [one for one in self._books if stream in one.account.streams]
-        answering = [one for one in knowing if seq in one.account.streams[stream].produced]
+        answering = knowing
+        if len(knowing) > 1:  # a board that moved from gateway to gateway
+            answering = [one for one in knowing if seq in one.account.streams[stream].produced]
         books = next(reversed(answering or knowing), None)
         if books is None or books.account.streams[stream].device != device:
             name = f"{device}, stream {stream.hex()}"

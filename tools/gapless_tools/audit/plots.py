@@ -19,7 +19,7 @@ from gapless_tools.audit.scales import (
     whole,
 )
 from gapless_tools.audit.svg import Plot, Point, Size, page_size, phone_size
-from gapless_tools.audit.timeline import LatencyBin
+from gapless_tools.audit.timeline import PROGRESS_INTERVAL_MAX_MS, LatencyBin
 
 LATENCY_BINS_SHOWN_MAX = 60
 POINTS_SHOWN_MAX = 800
@@ -59,7 +59,7 @@ def device_plot(books: Books, stream: StreamAccount) -> Markup | None:
     """The numbers of one device: when each was sampled and when it was delivered, gaps drawn."""
     sampled = _thinned(books.timeline.sampled[stream.stream].all()) if _has(books, stream) else []
     curve = books.timeline.delivered.get(stream.stream)
-    delivered = _thinned(curve.all()) if curve is not None else []
+    delivered = held(_thinned(curve.all())) if curve is not None else []
     if not sampled:
         return None
     times = _span_of(books)
@@ -131,6 +131,19 @@ def _thinned(points: Sequence[tuple[int, int]]) -> list[Point]:
         ends = {min(group, key=lambda p: p[1]), max(group, key=lambda p: p[1])}
         shown += [(float(at_ms), float(value)) for at_ms, value in sorted(ends)]
     return shown
+
+
+def held(points: Sequence[Point]) -> list[Point]:
+    """Keep a curve level over a pause, up to the interval in which its next point was witnessed.
+
+    A straight line across an outage would show deliveries that there were not.
+    """
+    level: list[Point] = []
+    for at_ms, value in points:
+        if level and at_ms - level[-1][0] > PROGRESS_INTERVAL_MAX_MS:
+            level.append((at_ms - PROGRESS_INTERVAL_MAX_MS / 2, level[-1][1]))
+        level.append((at_ms, value))
+    return level
 
 
 def _draw_outages(plot: Plot, books: Books) -> None:

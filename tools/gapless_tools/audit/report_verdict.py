@@ -108,8 +108,7 @@ def asked_section(audited: Audited, evidence: dict[str, Any]) -> Markup:
                 f"{_count(one['ledger_entries'], 'retired segment')} in the ledger.",
             )
         )
-        mode = one["delivered_when"] or _mode_by_status(audited, one["gateway"])
-        facts.append(("Delivered means", _MODES[mode]))
+        facts.append(("Delivered means", _MODES[one["delivered_when"]]))
     if capture is not None:
         facts.append(
             (
@@ -128,11 +127,6 @@ def asked_section(audited: Audited, evidence: dict[str, Any]) -> Markup:
         join(Markup(element("dt", name) + element("dd", words)) for name, words in facts),
         cls="facts",
     )
-
-
-def _mode_by_status(audited: Audited, gateway: str) -> str | None:
-    mode = audited.capture.delivered_when.get(gateway) if audited.capture is not None else None
-    return mode if mode in _MODES else None
 
 
 def wrong_section(_: Audited, evidence: dict[str, Any]) -> Markup:

@@ -107,7 +107,7 @@ def _time_label(step_ms: int, low_ms: int, high_ms: int) -> Callable[[int], str]
     return lambda value_ms: utc(value_ms).strftime(pattern)
 
 
-def duration_axis(low_ms: float, high_ms: float, ticks_max: int = 6) -> Axis:
+def duration_axis(low_ms: float, high_ms: float, ticks_max: int = 7) -> Axis:
     """A logarithmic axis of durations whose ends and ticks are round ones (10 ms, 3 s, 1 min)."""
     low_ms = max(low_ms, 1)
     high_ms = max(high_ms, low_ms * 3)

@@ -110,7 +110,7 @@ def _judge_order(stream: StreamAccount, findings: Findings) -> None:
     if stream.violations:
         words = "; ".join(stream.findings) or "an entry stands where it cannot stand"
         _OfStream(stream, findings).add("order", (US,), words, stream.violations)
-    if False:
+    if stream.delivered_through > stream.durable:
         words = (
             f"delivered through {stream.delivered_through} is claimed, "
             f"and only {stream.durable} are in the log"
@@ -169,7 +169,7 @@ def judge_capture(books: Sequence[Books], reading: CaptureReading, findings: Fin
         words = f"{messages} messages of {name}, a stream that none of the logs knows"
         findings.add("known", (US,), words, count=messages)
     for one in books:
-        mode = one.delivered_when or reading.delivered_when.get(one.gateway)
+        mode = reading.delivered_when.get(one.gateway)
         for stream in one.account.streams.values():
             captured = reading.of(one, stream)
             _judge_missing(stream, captured, mode, findings)
