@@ -31,6 +31,6 @@ def test_the_installed_wheel_finds_its_firmware_outside_the_checkout(tmp_path: P
             "from gapless_tools.firmware_files import firmware_dir; print(firmware_dir())",
         )
     )
-    assert ROOT / "firmware" != found
+    assert found != ROOT / "firmware"
     for source in (ROOT / "firmware").rglob("*.py"):
         assert (found / source.relative_to(ROOT / "firmware")).read_bytes() == source.read_bytes()

@@ -13,7 +13,7 @@ from gapless_device.outbox import Outbox
 from gapless_device.sampling import plan
 from gapless_link import cbor
 from gapless_link.messages import KIND_EVENT, KIND_SAMPLE, RECORD_BYTES_MAX, SEQ_MAX, TICKS_MASK
-from gapless_link.sender import Durable, Identity, Linked, Sender, Unlinked, Welcomed
+from gapless_link.sender import DURABLE, LINKED, UNLINKED, WELCOMED, Identity, Sender
 
 WAIT_MS_MAX = 1000
 # After this long without an exception, and with this boot's first record durable, the crashes
@@ -139,13 +139,13 @@ class App:
             self._written += count
 
     def _handle(self, event):
-        if isinstance(event, Durable):
-            self._durable(event.seq)
-        elif isinstance(event, Welcomed):
-            self._welcome(event)
-        elif isinstance(event, Linked):
+        if event == DURABLE:
+            self._durable(self.sender.durable)
+        elif event == WELCOMED:
+            self._welcome(self.sender)
+        elif event == LINKED:
             self.board.show(True)
-        elif isinstance(event, Unlinked):
+        elif event == UNLINKED:
             self.board.show(False)
 
     def _durable(self, seq):
@@ -162,15 +162,15 @@ class App:
 
             forget()
 
-    def _welcome(self, event):
+    def _welcome(self, sender):
         """Store what the gateway said before it counts: START leaves after this."""
-        if event.durable >= self.outbox.next_seq:
-            self.outbox.renumber(event.durable + 1)
+        if sender.durable >= self.outbox.next_seq:
+            self.outbox.renumber(sender.durable + 1)
             self.numbering.use(self.outbox.next_seq - 1)
-        if self.state.stream != event.stream:
-            self.state.stream = event.stream
+        if self.state.stream != sender.stream:
+            self.state.stream = sender.stream
             self.state.save()
-        self.sender.confirm()
+        sender.confirm()
 
 
 def default_name(uid):

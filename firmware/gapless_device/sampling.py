@@ -32,7 +32,7 @@ class Sample:
             for byte in key:
                 buffer[at] = byte
                 at += 1
-            at = cbor.put_int(buffer, at, self._readers[index](now_ms))
+            at = cbor.put_value(buffer, at, self._readers[index](now_ms))
         beats = ((now_ms - self._due_ms) & TICKS_MASK) // self.period_ms
         self.missed += beats
         self._due_ms = (self._due_ms + (beats + 1) * self.period_ms) & TICKS_MASK

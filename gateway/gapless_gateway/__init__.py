@@ -1,0 +1,1 @@
+"""The gateway: port, session, write-ahead log, publisher, broker."""

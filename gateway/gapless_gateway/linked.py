@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from gapless_gateway.account.dating import uptime_ms
-from gapless_gateway.account.settling import Settlement, settle, settle_closed
+from gapless_gateway.account.settling import ELSEWHERE, Settlement, settle, settle_closed
 from gapless_gateway.rates import RateMeter, SparseLog
 from gapless_gateway.wal.entries import (
     CONFLICT_BYTES_DIFFER,
@@ -29,8 +29,6 @@ REASON_NAMES = {
     1: "overflow", 2: "reset", 3: "replaced", 4: "retired", 5: "quota", 6: "corruption",
     7: "gateway-rollback",
 }  # fmt: skip
-
-_REASON_ELSEWHERE = 0  # no reason of the link
 
 log = logging.getLogger("gapless.session")
 
@@ -58,24 +56,14 @@ class LinkedStream:
         former = account.by_device(self.device)
         settlement = settle(self._hello, account.streams.get(self.stream), account.log_id)
         self._acked = settlement.durable
+        # Before the Session of its successor, which closes it: should a crash part them, the next
+        # START declares the rest again, and nothing is left behind in a stream that was closed.
+        if former is not None and former.stream != self.stream and not former.closed:
+            self._declare_rest_of(former, now_ms)
         self._ingest.append_session(self._session_entry(settlement.base, now_ms))
         for first, last, log_id in settlement.elsewhere:
             self._ingest.committer.append(Elsewhere(self.stream, first, last, log_id))
-        if former is not None and former.stream != self.stream and not former.closed:
-            self._declare_rest_of(former, now_ms)
         return settlement
-
-    def gaps_of(self, settlement: Settlement) -> list[tuple[int, int, int, bool]]:
-        """Return what the receiver steps over: the settled gaps, and what another log answers for.
-
-        The latter are no LOST; `take_lost` knows them again by their reason, which is none.
-        """
-        elsewhere = [
-            (first, last, _REASON_ELSEWHERE, False)
-            for first, last, _ in settlement.elsewhere
-            if first > settlement.durable
-        ]
-        return sorted([*settlement.gaps, *elsewhere])
 
     def durable_to_ack(self) -> int | None:
         """Return the durable seq if it has moved since the last call, else None."""
@@ -107,7 +95,7 @@ class LinkedStream:
 
     def take_lost(self, event: LostReceived, rx_ms: int) -> None:
         """Append a range that the board, or the settling, declares lost."""
-        if event.reason == _REASON_ELSEWHERE:
+        if event.reason == ELSEWHERE:
             return  # its Elsewhere entry stands in the log since the session was opened
         self._append_lost(
             Lost(

@@ -21,7 +21,7 @@ from gapless_gateway.ingest import Ingest
 from gapless_gateway.linked import LinkedStream
 from gapless_gateway.rates import SparseLog
 from gapless_gateway.wal.entries import Fault
-from gapless_link import messages
+from gapless_link import gateway_messages
 from gapless_link.receiver import (
     GREETED,
     IDLE,
@@ -40,14 +40,14 @@ from gapless_link.receiver import (
 CREDIT_WINDOW_SEQS = 1024
 STREAM_ID_BYTES = 4
 REJECT_NAMES = {
-    messages.REJECT_VERSION: "version",
-    messages.REJECT_IDENTITY: "identity",
-    messages.REJECT_DEVICE_ID: "device_id",
-    messages.REJECT_STREAM_CLOSED: "stream_closed",
-    messages.REJECT_NOT_REGISTERED: "not_registered",
-    messages.REJECT_KEY_UNKNOWN: "key_unknown",
-    messages.REJECT_INGEST_STOPPED: "ingest_stopped",
-    messages.REJECT_MALFORMED: "malformed",
+    gateway_messages.REJECT_VERSION: "version",
+    gateway_messages.REJECT_IDENTITY: "identity",
+    gateway_messages.REJECT_DEVICE_ID: "device_id",
+    gateway_messages.REJECT_STREAM_CLOSED: "stream_closed",
+    gateway_messages.REJECT_NOT_REGISTERED: "not_registered",
+    gateway_messages.REJECT_KEY_UNKNOWN: "key_unknown",
+    gateway_messages.REJECT_INGEST_STOPPED: "ingest_stopped",
+    gateway_messages.REJECT_MALFORMED: "malformed",
 }
 
 log = logging.getLogger("gapless.session")
@@ -140,9 +140,9 @@ class PortSession:
         """The log has failed: tell the board, so that it keeps what it has."""
         if self._receiver.offer_state == GREETED:
             self._greeting = None
-            self._reject(messages.REJECT_INGEST_STOPPED, words)
+            self._reject(gateway_messages.REJECT_INGEST_STOPPED, words)
         if self._receiver.session_state != IDLE:
-            self._reject(messages.REJECT_INGEST_STOPPED, words)
+            self._reject(gateway_messages.REJECT_INGEST_STOPPED, words)
         self._pump()
 
     def moved_to(self, port: str) -> None:
@@ -223,7 +223,7 @@ class PortSession:
     def _refused(self, hello: Any) -> bool:
         """Answer a HELLO or START that cannot be accepted; returns whether it was one."""
         if self._ingest.committer.failed is not None:
-            self._reject(messages.REJECT_INGEST_STOPPED, self._ingest.committer.failed)
+            self._reject(gateway_messages.REJECT_INGEST_STOPPED, self._ingest.committer.failed)
             return True
         fault = identity.check(hello, self._ingest.account)
         if fault is None:
@@ -266,7 +266,7 @@ class PortSession:
         linked = self.linked = LinkedStream(self.port, hello, starting.stream, self._ingest)
         settlement = linked.open()
         durable = settlement.durable
-        self._receiver.begin(settlement.expected, linked.gaps_of(settlement))
+        self._receiver.begin(settlement.expected, list(settlement.skipped))
         self._receiver.acknowledge(durable, durable + CREDIT_WINDOW_SEQS)
         if starting.early_sample is not None:
             linked.take_clock(starting.early_sample)

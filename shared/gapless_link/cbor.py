@@ -7,22 +7,23 @@ indefinite lengths, half and double floats, longer forms, lengths beyond the byt
 
 from struct import pack_into
 
+from gapless_link import const
 from gapless_link.errors import FrameFault
 
-UINT = 0
-NEGATIVE = 1
-BYTES = 2
-TEXT = 3
-ARRAY = 4
-MAP = 5
+BYTES = const(2)
+ARRAY = const(4)
+MAP = const(5)
 
-FALSE = 0xF4
-TRUE = 0xF5
-NULL = 0xF6
-FLOAT32 = 0xFA
+_UINT = const(0)
+_NEGATIVE = const(1)
+_TEXT = const(3)
+_FALSE = const(0xF4)
+_TRUE = const(0xF5)
+_NULL = const(0xF6)
+_FLOAT32 = const(0xFA)
 
 # The link's own numbers are small ints on a 32-bit MicroPython.
-LINK_UINT_MAX = 0x3FFFFFFF
+_LINK_UINT_MAX = const(0x3FFFFFFF)
 
 
 def put_head(buffer, at, major, argument):
@@ -34,79 +35,47 @@ def put_head(buffer, at, major, argument):
     if argument < 24:
         buffer[at] = major | argument
         return at + 1
-    if argument < 0x100:
-        buffer[at] = major | 24
-        width = 1
-    elif argument < 0x10000:
-        buffer[at] = major | 25
-        width = 2
-    elif argument >> 16 < 0x10000:
-        buffer[at] = major | 26
-        width = 4
-    else:
-        if argument >> 64:
-            raise OverflowError
-        buffer[at] = major | 27
-        width = 8
-    while width:
-        width -= 1
+    info = 24
+    bits = 8
+    while argument >> bits:
+        info += 1
+        bits <<= 1
+    if bits > 64:
+        raise OverflowError
+    buffer[at] = major | info
+    while bits:
+        bits -= 8
         at += 1
-        buffer[at] = (argument >> (width << 3)) & 0xFF
+        buffer[at] = (argument >> bits) & 0xFF
     return at + 1
 
 
 def put_uint(buffer, at, value):
     """Write an integer >= 0."""
-    return put_head(buffer, at, UINT, value)
-
-
-def put_int(buffer, at, value):
-    """Write an integer."""
-    if value < 0:
-        return put_head(buffer, at, NEGATIVE, -1 - value)
-    return put_head(buffer, at, UINT, value)
-
-
-def put_float(buffer, at, value):
-    """Write a number as float32; beyond its range it becomes infinite."""
-    buffer[at] = FLOAT32
-    if at + 5 > len(buffer):
-        raise IndexError
-    try:
-        pack_into(">f", buffer, at + 1, value)
-    except OverflowError:
-        pack_into(">f", buffer, at + 1, float("inf") if value > 0 else float("-inf"))
-    return at + 5
-
-
-def put_simple(buffer, at, simple):
-    """Write ``TRUE``, ``FALSE`` or ``NULL``."""
-    buffer[at] = simple
-    return at + 1
-
-
-def put_string(buffer, at, major, data):
-    """Write ``data`` (bytes-like; UTF-8 for TEXT) as a string of type BYTES or TEXT."""
-    length = len(data)
-    at = put_head(buffer, at, major, length)
-    if at + length > len(buffer):
-        raise IndexError
-    buffer[at : at + length] = data
-    return at + length
+    return put_head(buffer, at, _UINT, value)
 
 
 def put_value(buffer, at, value):
-    """Write None, a bool, int, float, str, bytes, list, tuple or dict."""
-    if value is None:
-        return put_simple(buffer, at, NULL)
-    if value is True or value is False:
-        return put_simple(buffer, at, TRUE if value else FALSE)
+    """Write None, a bool, int, float, str, bytes or bytearray, list, tuple or dict.
+
+    A float is written as float32; beyond its range it becomes infinite.
+    """
+    if value is None or value is True or value is False:
+        buffer[at] = _TRUE if value else _NULL if value is None else _FALSE
+        return at + 1
     if isinstance(value, int):
-        return put_int(buffer, at, value)
+        if value < 0:
+            return put_head(buffer, at, _NEGATIVE, -1 - value)
+        return put_head(buffer, at, _UINT, value)
     if isinstance(value, float):
-        return put_float(buffer, at, value)
-    if isinstance(value, str):
-        return put_string(buffer, at, TEXT, value.encode())
+        if at + 5 > len(buffer):
+            raise IndexError
+        buffer[at] = _FLOAT32
+        try:
+            pack_into(">f", buffer, at + 1, value)
+        except OverflowError:
+            pack_into(">f", buffer, at + 1, value * float("inf"))
+        return at + 5
     if isinstance(value, (list, tuple)):
         at = put_head(buffer, at, ARRAY, len(value))
         for item in value:
@@ -118,22 +87,24 @@ def put_value(buffer, at, value):
             at = put_value(buffer, at, key)
             at = put_value(buffer, at, value[key])
         return at
-    return put_string(buffer, at, BYTES, value)
+    major = BYTES
+    if isinstance(value, str):
+        major = _TEXT
+        value = value.encode()
+    length = len(value)
+    at = put_head(buffer, at, major, length)
+    if at + length > len(buffer):
+        raise IndexError
+    buffer[at : at + length] = value
+    return at + length
 
 
 class Reader:
     """Reads items one after another. Reused from frame to frame: ``load`` makes no garbage.
 
     What is no CBOR of the subset raises ``FrameFault("cbor")``, what is another type than asked
-    for ``FrameFault("schema")``.
+    for ``FrameFault("schema")``. ``items``: of the message being read, set by messages.read_head.
     """
-
-    def __init__(self):
-        self.buffer = b""
-        self.at = 0
-        self.end = 0
-        # Of the message being read; set by messages.read_head.
-        self.items = 0
 
     def load(self, buffer, at, end):
         """Read from ``buffer[at:end]`` from now on."""
@@ -145,7 +116,7 @@ class Reader:
     def finish(self):
         """Make sure that nothing follows."""
         if self.at != self.end:
-            raise FrameFault("cbor", "trailing bytes")
+            raise FrameFault("cbor", "trailing")
 
     def _byte(self):
         at = self.at
@@ -158,43 +129,38 @@ class Reader:
         if info < 24:
             return info
         if info > 27:
-            raise FrameFault("cbor", "indefinite or reserved length")
+            raise FrameFault("cbor", "length")
         value = 0
         for _ in range(1 << (info - 24)):
             value = value << 8 | self._byte()
         # Shortest form: what the next shorter form holds must not be written in this one.
         if value < 24 if info == 24 else not value >> (4 << (info - 24)):
-            raise FrameFault("cbor", "not the shortest form")
+            raise FrameFault("cbor", "long form")
         return value
 
-    def _head(self, major):
+    def head(self, major):
+        """Read the head of an item of this type; return its argument."""
         byte = self._byte()
         if byte >> 5 != major:
-            raise FrameFault("schema", "another type")
-        return self._argument(byte & 31)
-
-    def _length(self, count):
+            raise FrameFault("schema", "type")
+        argument = self._argument(byte & 31)
         # Each item takes a byte or more, so no count can be larger than what is left.
-        if count > self.end - self.at:
+        if major and argument > self.end - self.at:
             raise FrameFault("cbor", "cut short")
-        return count
+        return argument
 
     def uint(self):
         """Read an integer from 0 to 2**30 - 1."""
-        value = self._head(UINT)
-        if value > LINK_UINT_MAX:
-            raise FrameFault("schema", "number too large")
+        value = self.head(_UINT)
+        if value > _LINK_UINT_MAX:
+            raise FrameFault("schema", "too large")
         return value
-
-    def array(self):
-        """Read the head of an array; return its number of items."""
-        return self._length(self._head(ARRAY))
 
     def skip_string(self, major, length_min, length_max):
         """Read a string; return where its bytes begin. They end at ``self.at``."""
-        length = self._length(self._head(major))
+        length = self.head(major)
         if not length_min <= length <= length_max:
-            raise FrameFault("schema", "string length")
+            raise FrameFault("schema", "length")
         at = self.at
         self.at = at + length
         return at
@@ -204,20 +170,9 @@ class Reader:
         at = self.skip_string(BYTES, length_min, length_max)
         return bytes(self.buffer[at : self.at])
 
-    def text(self, length_max):
-        """Read a text string of at most ``length_max`` bytes of UTF-8."""
-        at = self.skip_string(TEXT, 0, length_max)
-        return self._utf8(at)
-
-    def _utf8(self, at):
-        try:
-            return str(bytes(self.buffer[at : self.at]), "utf-8")
-        except ValueError:
-            raise FrameFault("cbor", "no UTF-8") from None
-
     def null(self):
         """Read a null if it is the next item; return whether it was."""
-        if self.at < self.end and self.buffer[self.at] == NULL:
+        if self.at < self.end and self.buffer[self.at] == _NULL:
             self.at += 1
             return True
         return False

@@ -3,27 +3,30 @@
     COBS( version and flags 1 | session 4 | counter 4 | CBOR array | CRC-32 4 | tag 8 if keyed ) 00
 
 All numbers are big-endian. The CRC-32 is that of zlib over everything before it.
+
+Consistent Overhead Byte Stuffing makes a frame without zero bytes, so that 0x00 may end it. After
+S. Cheshire and M. Baker, "Consistent Overhead Byte Stuffing", IEEE/ACM Transactions on Networking
+7(2), 1999. A full run of 254 bytes at the very end gets no further code byte.
 """
 
 from binascii import crc32
 
-from gapless_link.cobs import decode_into, decoded_bytes_max, encode_in_place
+from gapless_link import const
 from gapless_link.errors import FrameFault
-from gapless_link.messages import COUNTER_MAX
 
-ENVELOPE_VERSION = 0x10
-FLAG_KEYED = 0x01
-FLAG_TOWARDS_BOARD = 0x02
-_VERSION_AND_RESERVED = 0xFC
+FLAG_KEYED = const(0x01)
+FLAG_TOWARDS_BOARD = const(0x02)
+HEADER_BYTES = const(9)
 
-HEADER_BYTES = 9
-CRC_BYTES = 4
-TAG_BYTES = 8
+_ENVELOPE_VERSION = const(0x10)
+_VERSION_AND_RESERVED = const(0xFC)
+_CRC_BYTES = const(4)
+_TAG_BYTES = const(8)
 
-NO_SESSION = b"\0\0\0\0"
-
-# A longer piece is copied by a slice, a shorter one byte by byte, without garbage: an ACK is short.
-_SLICE_BYTES_MIN = 64
+# A longer piece is copied by a slice, a shorter one byte by byte: on a board a slice is an object,
+# on CPython a loop is slow. Most pieces that a board gets are ACKs, which are short.
+_SLICE_BYTES_MIN = const(64)
+_SLICE_RUN_MIN = const(16)
 
 
 class FrameEncoder:
@@ -35,9 +38,10 @@ class FrameEncoder:
 
     def __init__(self, bytes_max, flags):
         self.buffer = bytearray(bytes_max)
-        self.limit = 1 + decoded_bytes_max(bytes_max) - CRC_BYTES
+        # Beside the CBOR: the 0x00, a code byte before and after every 254 bytes, and the CRC.
+        self.limit = bytes_max - (bytes_max + 253) // 255 - _CRC_BYTES
         self._view = memoryview(self.buffer)
-        self._flags = ENVELOPE_VERSION | flags
+        self._flags = _ENVELOPE_VERSION | flags
         # The slices of the last frame: most frames of a board are as long as the one before, and
         # each slice that is not made is no garbage.
         self._checked = self._frame = self._view[:0]
@@ -73,20 +77,20 @@ class Framer:
     """Finds frames in a stream of bytes, and checks them up to the CRC.
 
     ``feed`` stores, ``next_frame`` parses: True says that the attributes ``flags``, ``counter``,
-    ``body``, ``cbor_at``, ``cbor_end`` describe a sound frame (its session is
-    ``body[1:5]``), False that more bytes are needed; a frame that is not sound raises FrameFault,
-    and the next call goes on behind it. Memory: two buffers of ``bytes_max``, whatever comes in.
+    ``body`` and ``cbor_end`` describe a sound frame (its session is ``body[1:5]``, its CBOR
+    ``body[HEADER_BYTES:cbor_end]``), False that more bytes are needed; a frame that is not sound
+    raises FrameFault, and the next call goes on behind it. Memory: one buffer of ``bytes_max``,
+    whatever comes in; the next call writes over it.
     """
 
     def __init__(self, bytes_max, flags_wanted):
         self.body = bytearray(bytes_max)
         self.flags = 0
         self.counter = 0
-        self.cbor_at = HEADER_BYTES
         self.cbor_end = 0
-        self._body_view = memoryview(self.body)
-        self._raw = bytearray(bytes_max)
-        self._raw_bytes = 0
+        self._view = memoryview(self.body)
+        # Bytes of the frame that is arriving, still encoded.
+        self._used = 0
         self._dropping = False
         self._input = b""
         self._at = 0
@@ -102,7 +106,7 @@ class Framer:
     def reset(self):
         """Forget everything stored."""
         self._input = b""
-        self._at = self._raw_bytes = 0
+        self._at = self._used = 0
         self._dropping = False
 
     def session_is(self, session):
@@ -117,69 +121,119 @@ class Framer:
 
     def next_frame(self):
         """Look for the next frame. See the class."""
-        while self._at < len(self._input):
-            end = _find_zero(self._input, self._at)
-            ended = end >= 0
-            self._take(end if ended else len(self._input))
-            if not ended:
-                break
-            self._at += 1
-            length = self._raw_bytes
-            self._raw_bytes = 0
+        while self._take(self._input):
+            length = self._used
+            self._used = 0
             if self._dropping:
                 self._dropping = False
                 raise FrameFault("too_long")
             if length:
-                self._check(decode_into(self.body, self._raw, length))
+                self._check(decode_in_place(self.body, length))
                 return True
         self._input = b""
         self._at = 0
         return False
 
-    def _take(self, end):
+    def _take(self, data):
+        """Take what stands before the next 0x00, or all there is; return whether there was one."""
         at = self._at
-        self._at = end
-        used = self._raw_bytes
-        total = used + end - at
-        # One byte of the longest frame is the 0x00, which is not kept.
-        if self._dropping or total >= len(self._raw):
-            self._dropping = True
-        elif total - used > _SLICE_BYTES_MIN:
-            self._raw[used:total] = memoryview(self._input)[at:end]
-            self._raw_bytes = total
+        if isinstance(data, memoryview):
+            end = at
+            while end < len(data) and data[end]:
+                end += 1
         else:
-            for i in range(at, end):
-                self._raw[used] = self._input[i]
+            end = data.find(b"\0", at)
+            if end < 0:
+                end = len(data)
+        self._at = end + 1
+        used = self._used
+        total = used + end - at
+        body = self.body
+        # One byte of the longest frame is the 0x00, which is not kept.
+        if self._dropping or total >= len(body):
+            self._dropping = True
+            total = 0
+        elif end - at > _SLICE_BYTES_MIN:
+            body[used:total] = memoryview(data)[at:end]
+        else:
+            while at < end:
+                body[used] = data[at]
                 used += 1
-            self._raw_bytes = total
+                at += 1
+        self._used = total
+        return end < len(data)
 
     def _check(self, length):
         if length < 0:
             raise FrameFault("cobs")
         body = self.body
         flags = body[0]
-        end = length - CRC_BYTES - (TAG_BYTES if flags & FLAG_KEYED else 0)
+        end = length - _CRC_BYTES - (_TAG_BYTES if flags & FLAG_KEYED else 0)
         if end <= HEADER_BYTES:
             raise FrameFault("too_short")
-        crc = crc32(self._body_view[:end])
-        for i in range(CRC_BYTES):
+        crc = crc32(self._view[:end])
+        for i in range(_CRC_BYTES):
             if body[end + i] != (crc >> (24 - 8 * i)) & 0xFF:
                 raise FrameFault("crc")
-        if flags & _VERSION_AND_RESERVED != ENVELOPE_VERSION:
+        if flags & _VERSION_AND_RESERVED != _ENVELOPE_VERSION:
             raise FrameFault("version")
         if (flags ^ self._flags_wanted) & FLAG_TOWARDS_BOARD:
             raise FrameFault("direction")
-        if body[5] > COUNTER_MAX >> 24:
+        # Numbers of the link stay below 2**30: a small int on a 32-bit MicroPython.
+        if body[5] > 0x3F:
             raise FrameFault("counter", "too large")
         self.flags = flags
         self.counter = body[5] << 24 | body[6] << 16 | body[7] << 8 | body[8]
         self.cbor_end = end
 
 
-def _find_zero(data, at):
-    if not isinstance(data, memoryview):
-        return data.find(b"\0", at)
-    for i in range(at, len(data)):
-        if not data[i]:
-            return i
-    return -1
+def encode_in_place(buffer, end):
+    """Encode ``buffer[1:end]``; return where the frame, which begins at 0 and ends in 0x00, ends.
+
+    ``buffer`` is a bytearray with room for a code byte after every 254 bytes, and for the 0x00.
+    """
+    code_at = 0
+    at = 1
+    while at < end:
+        if at - code_at == 255:
+            # The run is full: make room for the code byte of the next one.
+            buffer[at + 1 : end + 1] = buffer[at:end]
+            end += 1
+            buffer[code_at] = 255
+            code_at = at
+        elif not buffer[at]:
+            buffer[code_at] = at - code_at
+            code_at = at
+        at += 1
+    buffer[code_at] = end - code_at
+    buffer[end] = 0
+    return end + 1
+
+
+def decode_in_place(buffer, length):
+    """Decode ``buffer[:length]``, in which no byte is zero; return how many bytes came out.
+
+    ``buffer`` is a bytearray. -1: these bytes are no COBS.
+    """
+    at = 0
+    out = 0
+    while at < length:
+        code = buffer[at]
+        end = at + code
+        if not code or end > length:
+            return -1
+        at += 1
+        if code > _SLICE_RUN_MIN:
+            # A copy: the two places overlap.
+            buffer[out : out + code - 1] = buffer[at:end]
+            out += code - 1
+            at = end
+        else:
+            while at < end:
+                buffer[out] = buffer[at]
+                out += 1
+                at += 1
+        if code < 255 and at < length:
+            buffer[out] = 0
+            out += 1
+    return out

@@ -2,8 +2,17 @@
 
 from struct import unpack_from
 
-from gapless_link.cbor import ARRAY, FALSE, FLOAT32, MAP, NEGATIVE, NULL, TEXT, TRUE, UINT, Reader
+from gapless_link.cbor import ARRAY, MAP, Reader
 from gapless_link.errors import FrameFault
+
+# Private in cbor.py, where each public name takes a board's memory.
+UINT = 0
+NEGATIVE = 1
+TEXT = 3
+FALSE = 0xF4
+TRUE = 0xF5
+NULL = 0xF6
+FLOAT32 = 0xFA
 
 # Deeper nesting than this is refused. HELLO needs 3.
 DEPTH_MAX = 4
@@ -16,8 +25,16 @@ class ValueReader(Reader):
         """Read true or false."""
         byte = self._byte()
         if byte not in (TRUE, FALSE):
-            raise FrameFault("schema", "another type")
+            raise FrameFault("schema", "type")
         return byte == TRUE
+
+    def array(self):
+        """Read the head of an array; return its number of items."""
+        return self.head(ARRAY)
+
+    def text(self, length_max):
+        """Read a text string of at most ``length_max`` bytes of UTF-8."""
+        return self._utf8(self.skip_string(TEXT, 0, length_max))
 
     def value(self, depth=DEPTH_MAX):
         """Read one item of any type of the subset, nested at most ``depth`` deep."""
@@ -30,7 +47,8 @@ class ValueReader(Reader):
             return argument
         if major == NEGATIVE:
             return -1 - argument
-        self._length(argument)
+        if argument > self.end - self.at:
+            raise FrameFault("cbor", "cut short")
         if major <= TEXT:
             at = self.at
             self.at += argument
@@ -40,6 +58,12 @@ class ValueReader(Reader):
         if major == ARRAY:
             return [self.value(depth - 1) for _ in range(argument)]
         return self._pairs(argument, depth - 1)
+
+    def _utf8(self, at):
+        try:
+            return str(bytes(self.buffer[at : self.at]), "utf-8")
+        except ValueError:
+            raise FrameFault("cbor", "no UTF-8") from None
 
     def _pairs(self, count, depth):
         pairs = {}

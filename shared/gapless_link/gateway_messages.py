@@ -1,26 +1,40 @@
 """What only the gateway writes or reads of the messages (docs/wire-format.md).
 
-As in messages.py: ``read_...`` take a reader that stands behind the type number (behind the clock,
-where there is one) and raise FrameFault.
+``put_...`` write into a buffer and return the position behind it; ``read_...`` take a reader that
+stands behind the type number (behind the clock, where there is one), and raise FrameFault.
 """
 
 from gapless_link import cbor
 from gapless_link.errors import FrameFault
 from gapless_link.gateway_cbor import ValueReader
-from gapless_link.messages import (
-    FRAME_BYTES_MAX,
-    FRAME_BYTES_MIN,
-    HELD_RANGES_MAX,
-    HELLO,
-    ITEMS,
-    LINK_VERSION_MAX,
-    LINK_VERSION_MIN,
-    REASON_GATEWAY_ROLLBACK,
-    REASON_OVERFLOW,
-    TEXT_BYTES_MAX,
-    put_message,
-)
+from gapless_link.messages import FRAME_BYTES_MAX, HELLO, ITEMS, LINK_VERSION, REASON_OVERFLOW
 
+REASON_RESET = 2
+REASON_REPLACED = 3
+REASON_RETIRED = 4
+REASON_QUOTA = 5
+REASON_CORRUPTION = 6
+REASON_GATEWAY_ROLLBACK = 7
+
+REJECT_VERSION = 1
+REJECT_IDENTITY = 2
+REJECT_DEVICE_ID = 3
+REJECT_STREAM_CLOSED = 4
+REJECT_NOT_REGISTERED = 5
+REJECT_KEY_UNKNOWN = 6
+REJECT_INGEST_STOPPED = 7
+REJECT_MALFORMED = 8
+
+# The session of a HELLO, and of a REJECT that answers one.
+NO_SESSION = b"\0\0\0\0"
+COUNTER_MAX = 0x3FFFFFFF
+# The seqs after ``durable`` about which an ACK can say "seen", and so the widest window.
+BITMAP_BYTES_MAX = 32
+TEXT_BYTES_MAX = 48
+WORDS_BYTES_MAX = 88
+HELD_RANGES_MAX = 8
+# The shortest frame that every board can buffer.
+FRAME_BYTES_MIN = 128
 DEVICE_ID_CHARS_MAX = 32
 UID_BYTES_MAX = 16
 
@@ -61,7 +75,8 @@ def device_id_is_valid(device_id):
 
 def put_all(buffer, at, kind, items):
     """Write a message whose items (of ``cbor.put_value``) are given."""
-    at = put_message(buffer, at, kind, 1 + len(items))
+    at = cbor.put_head(buffer, at, cbor.ARRAY, 1 + len(items))
+    at = cbor.put_uint(buffer, at, kind)
     for item in items:
         at = cbor.put_value(buffer, at, item)
     return at
@@ -73,7 +88,7 @@ def read_hello(reader):
     hello = Hello()
     hello.vmin = reader.uint()
     hello.vmax = reader.uint()
-    if hello.vmin > LINK_VERSION_MAX or hello.vmax < LINK_VERSION_MIN:
+    if not hello.vmin <= LINK_VERSION <= hello.vmax:
         for _ in range(items - 3):
             reader.value()
         reader.finish()

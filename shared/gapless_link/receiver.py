@@ -24,12 +24,20 @@ from gapless_link.errors import FrameFault, LocalError
 from gapless_link.frame import (
     FLAG_KEYED,
     FLAG_TOWARDS_BOARD,
-    NO_SESSION,
+    HEADER_BYTES,
     FrameEncoder,
     Framer,
 )
 from gapless_link.gateway_cbor import ValueReader
 from gapless_link.gateway_messages import (
+    COUNTER_MAX,
+    FRAME_BYTES_MIN,
+    NO_SESSION,
+    REJECT_DEVICE_ID,
+    REJECT_KEY_UNKNOWN,
+    REJECT_MALFORMED,
+    REJECT_VERSION,
+    WORDS_BYTES_MAX,
     device_id_is_valid,
     put_all,
     read_clock,
@@ -38,24 +46,17 @@ from gapless_link.gateway_messages import (
 )
 from gapless_link.messages import (
     ACK,
-    COUNTER_MAX,
     FRAME_BYTES_MAX,
-    FRAME_BYTES_MIN,
     HELLO,
-    LINK_VERSION_MAX,
+    LINK_VERSION,
     LOST,
     PING,
     RECORD_BYTES_MAX,
     RECORDS,
     REJECT,
-    REJECT_DEVICE_ID,
-    REJECT_KEY_UNKNOWN,
-    REJECT_MALFORMED,
-    REJECT_VERSION,
     SEQ_MAX,
     START,
     WELCOME,
-    WORDS_BYTES_MAX,
     read_head,
 )
 from gapless_link.reorder import (  # noqa: F401 (the events belong to the receiver's interface)
@@ -153,7 +154,7 @@ UNANSWERED_MS = 1000
 SENT_FRAMES_MAX = 64
 ACK_BYTES_MAX = 64
 _REJECTIONS = {
-    "version": (REJECT_VERSION, "this gateway speaks version %d of the link" % LINK_VERSION_MAX),
+    "version": (REJECT_VERSION, "this gateway speaks version %d of the link" % LINK_VERSION),
     "device_id": (
         REJECT_DEVICE_ID,
         "a device id is 1-32 of A-Z a-z 0-9 . _ -, first a letter or digit",
@@ -236,7 +237,7 @@ class Receiver:
     def _take_frame(self):
         framer = self._framer
         self._count("frames_received")
-        reader = self._reader.load(framer.body, framer.cbor_at, framer.cbor_end)
+        reader = self._reader.load(framer.body, HEADER_BYTES, framer.cbor_end)
         if framer.session_is(NO_SESSION):
             self._take_hello(reader)
             return
@@ -489,7 +490,7 @@ class Receiver:
         log_id, stream = self._welcome_due
         self._welcome_due = None
         items = (
-            LINK_VERSION_MAX,
+            LINK_VERSION,
             log_id,
             stream,
             offer.durable,

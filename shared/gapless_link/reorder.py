@@ -1,6 +1,6 @@
 """The gateway's reorder buffer: what came beyond a hole waits here until its seq is next."""
 
-from gapless_link.messages import BITMAP_BYTES_MAX
+from gapless_link.gateway_messages import BITMAP_BYTES_MAX
 
 # Records that may wait, which is also how far beyond the next seq one may be, and their bytes.
 REORDER_RECORDS_MAX = 8 * BITMAP_BYTES_MAX

@@ -1,7 +1,8 @@
 """What the outbox promises. Plain functions: they run under CPython and MicroPython."""
 
 from gapless_device.outbox import LOST_RANGES_MAX, NEWEST, OLDEST, Outbox
-from gapless_link.messages import HELD_RANGES_MAX, REASON_OVERFLOW
+from gapless_link.gateway_messages import HELD_RANGES_MAX
+from gapless_link.messages import REASON_OVERFLOW
 
 
 def record(seq):

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import cbor2
 import pytest
 
-from gapless_link.messages import REASON_OVERFLOW, REASON_RESET
+from gapless_link.gateway_messages import REASON_RESET
+from gapless_link.messages import REASON_OVERFLOW
 from gapless_tools.virtual_board import VirtualBoard, produced_through
 from tests.support.board_line import SmallGateway
 from tests.support.requirements import require_program

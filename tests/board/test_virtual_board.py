@@ -134,6 +134,21 @@ async def test_mpremote_gets_in_during_the_boot_window(new_board: NewBoard) -> N
     assert produced_through(board.directory) == 0
 
 
+async def test_what_follows_a_ctrl_c_reaches_the_repl(new_board: NewBoard) -> None:
+    board = new_board(settings=LONG_WINDOW)
+    await board.start()
+    await asyncio.sleep(1)
+    line = Line(board.port_path)
+    line.write(b"\r\x03\r\x01")  # mpremote's, in one piece: a board's buffer keeps the rest
+    await line.until_text(b"raw REPL; CTRL-B to exit\r\n>")
+    line.write(b"import time\nwhile True: time.sleep_ms(5)\n\x04")
+    await line.until_text(b"OK")
+    line.write(b"\r\x03\r\x01")
+    await line.until_text(b"KeyboardInterrupt")
+    await line.until_text(b"raw REPL; CTRL-B to exit\r\n>")
+    line.close()
+
+
 async def test_frames_that_hold_0x03_do_not_throw_a_board_into_the_repl(
     new_board: NewBoard,
 ) -> None:

@@ -1,7 +1,8 @@
 """Frames made by hand, so that a test can be the peer and say anything."""
 
+from gapless_link import sender as board_side
 from gapless_link.errors import FrameFault
-from gapless_link.frame import FLAG_TOWARDS_BOARD, FrameEncoder, Framer
+from gapless_link.frame import FLAG_TOWARDS_BOARD, HEADER_BYTES, FrameEncoder, Framer
 from gapless_link.gateway_cbor import ValueReader
 from gapless_link.gateway_messages import put_all
 
@@ -29,7 +30,7 @@ def messages(data, towards_board):
     framer.feed(bytes(data))
     found = []
     while framer.next_frame():
-        reader = ValueReader().load(framer.body, framer.cbor_at, framer.cbor_end)
+        reader = ValueReader().load(framer.body, HEADER_BYTES, framer.cbor_end)
         found.append((bytes(framer.body[1:5]), framer.counter, reader.value()))
     return found
 
@@ -40,6 +41,11 @@ def hello(next_seq=1, nonce=NONCE, device_id="pump-1", held=(), limits=(512, 204
         1, 1, 1, device_id, UID, stream, 1, 0, 100, next_seq, True, ranges, 0, None, nonce,
         list(limits), "", "", "",
     ]  # fmt: skip
+
+
+def encoded_bytes_max(length):
+    """How long COBS may make ``length`` bytes, the ending 0x00 included."""
+    return length + (length + 253) // 254 + 1 if length else 2
 
 
 def clock(ticks_ms=0, echo=0, age_ms=0):
@@ -56,5 +62,21 @@ def drain(end):
         events.append(event)
 
 
+BOARD_EVENTS = {
+    board_side.WELCOMED: "WELCOMED",
+    board_side.LINKED: "LINKED",
+    board_side.DURABLE: "DURABLE",
+    board_side.REJECTED: "REJECTED",
+    board_side.UNLINKED: "UNLINKED",
+}
+
+
+def name(event):
+    """A fault's code, the name of a sender's event, or the class of a receiver's."""
+    if isinstance(event, FrameFault):
+        return event.code
+    return BOARD_EVENTS[event] if isinstance(event, int) else type(event).__name__
+
+
 def names(events):
-    return [e.code if isinstance(e, FrameFault) else type(e).__name__ for e in events]
+    return [name(event) for event in events]

@@ -1,25 +1,33 @@
 """The bytes on the line are those of the documented format, made by other codecs."""
 
-from gapless_link import cbor, cobs
+from gapless_link import cbor
 from gapless_link.errors import FrameFault
-from gapless_link.frame import FLAG_TOWARDS_BOARD, FrameEncoder, Framer
+from gapless_link.frame import (
+    FLAG_TOWARDS_BOARD,
+    HEADER_BYTES,
+    FrameEncoder,
+    Framer,
+    decode_in_place,
+    encode_in_place,
+)
 from gapless_link.gateway_cbor import ValueReader
 from gapless_link.gateway_messages import put_all
 from gapless_link.receiver import HelloReceived, Receiver
+from tests.link.handmade import encoded_bytes_max
 from tests.link.vectors import rows, to_hex, unhex, value_of
 
 
 def _cobs_decoded(encoded):
-    target = bytearray(len(encoded))
-    return target, cobs.decode_into(target, encoded, len(encoded))
+    buffer = bytearray(encoded)
+    return buffer, decode_in_place(buffer, len(encoded))
 
 
 def test_cobs_is_encoded_as_the_vectors_say():
     for row in rows("cobs"):
         raw = unhex(row["decoded"])
-        buffer = bytearray(cobs.encoded_bytes_max(len(raw)))
+        buffer = bytearray(encoded_bytes_max(len(raw)))
         buffer[1 : 1 + len(raw)] = raw
-        end = cobs.encode_in_place(buffer, 1 + len(raw))
+        end = encode_in_place(buffer, 1 + len(raw))
         assert to_hex(buffer[:end]) == row["encoded"] + "00", row["what"]
 
 
@@ -86,7 +94,7 @@ def test_every_message_is_read_as_the_vectors_say():
         assert framer.next_frame(), row["what"]
         assert framer.session_is(unhex(row["session"]))
         assert framer.counter == row["counter"]
-        reader = ValueReader().load(framer.body, framer.cbor_at, framer.cbor_end)
+        reader = ValueReader().load(framer.body, HEADER_BYTES, framer.cbor_end)
         assert reader.value() == value_of(row["message"]), row["what"]
         reader.finish()
         assert not framer.next_frame()
@@ -111,6 +119,6 @@ def _reject_code(data):
     framer = Framer(128, FLAG_TOWARDS_BOARD)
     framer.feed(data)
     assert framer.next_frame()
-    message = ValueReader().load(framer.body, framer.cbor_at, framer.cbor_end).value()
+    message = ValueReader().load(framer.body, HEADER_BYTES, framer.cbor_end).value()
     assert message[0] == 7
     return message[1]

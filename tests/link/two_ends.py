@@ -3,7 +3,9 @@
 from gapless_link import receiver as gateway_side
 from gapless_link import sender as board_side
 from gapless_link.errors import FrameFault
-from gapless_link.messages import REASON_OVERFLOW, REASON_RESET, TICKS_MASK
+from gapless_link.gateway_messages import REASON_RESET
+from gapless_link.messages import REASON_OVERFLOW, TICKS_MASK
+from tests.link.handmade import names
 from tests.link.simulated_line import Random, SimulatedLine
 
 LOG_ID = b"logid-01"
@@ -266,7 +268,7 @@ class TwoEnds:
             if event is None:
                 return
             self.board_events.append(event)
-            if isinstance(event, board_side.Welcomed):
+            if event == board_side.WELCOMED:
                 self.sender.confirm()
 
     def _check_freed(self, seq):
@@ -306,4 +308,4 @@ class TwoEnds:
         assert len(gateway.stored) + len(gateway.lost) == self.outbox.next_seq - 1
 
     def kinds(self):
-        return [type(event).__name__ for event in self.board_events]
+        return names(self.board_events)

@@ -9,7 +9,18 @@ from __future__ import annotations
 import ast
 
 FORBIDDEN_MODULES = frozenset(
-    "typing dataclasses enum abc functools contextlib logging __future__ pathlib threading".split()
+    [
+        "typing",
+        "dataclasses",
+        "enum",
+        "abc",
+        "functools",
+        "contextlib",
+        "logging",
+        "__future__",
+        "pathlib",
+        "threading",
+    ]
 )
 FORBIDDEN_ATTRIBUTES = {
     ("struct", "Struct"): "struct.Struct does not exist on MicroPython",
@@ -17,7 +28,7 @@ FORBIDDEN_ATTRIBUTES = {
     ("binascii", "crc_hqx"): "binascii.crc_hqx does not exist on MicroPython",
 }
 # The protocol is handed bytes and a time; with these it would fetch its own.
-LINK_MODULES = frozenset({"binascii", "struct", "micropython", "gapless_link"})
+LINK_MODULES = frozenset({"array", "binascii", "struct", "micropython", "gapless_link"})
 LINK_FORBIDDEN_CALLS = frozenset({"open", "print", "input", "__import__", "exec", "eval"})
 
 
@@ -37,9 +48,9 @@ def link_faults(source: str) -> list[str]:
         for module in _modules(node):
             if module.split(".")[0] not in LINK_MODULES:
                 faults.append(f"line {node.lineno}: imports {module}")  # type: ignore[attr-defined]
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id in LINK_FORBIDDEN_CALLS:
-                faults.append(f"line {node.lineno}: calls {node.func.id}()")
+        called = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+        if called in LINK_FORBIDDEN_CALLS:
+            faults.append(f"line {node.lineno}: calls {called}()")  # type: ignore[attr-defined]
     return faults
 
 

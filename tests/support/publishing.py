@@ -28,6 +28,9 @@ from tests.support.mqtt import client, until
 
 GATEWAY = "hall-3"
 RECONNECT_S = 0.1
+# aiomqtt waits so long for the PUBACK of a connection that died meanwhile, before it says so; it
+# has to be well below the tests' deadline.
+NOTICED_S = 3.0
 RECEIPT_EVERY = 200  # messages, and whenever nothing waits
 NO_DELAY = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -180,7 +183,9 @@ class Consumer:
     async def _listen_on(self) -> None:
         while True:
             with suppress(aiomqtt.MqttError):
-                async with client(self._broker, socket_options=[NO_DELAY]) as peer:
+                async with client(
+                    self._broker, socket_options=[NO_DELAY], timeout=NOTICED_S
+                ) as peer:
                     await peer.subscribe(f"gapless/{GATEWAY}/#", qos=1)
                     self.subscribed.set()
                     await self._send_receipts(peer)

@@ -15,7 +15,7 @@ from pathlib import Path
 import cbor2
 
 from gapless_link import messages
-from gapless_link.sender import LINKED, Durable, Identity, Rejected, Sender, Welcomed
+from gapless_link.sender import DURABLE, LINKED, REJECTED, WELCOMED, Identity, Sender
 
 
 class RecordList:
@@ -183,12 +183,13 @@ class SimulatedBoard:
             self._timer = loop.call_later(max(1, wait_ms) / 1000, self.run)
 
     def _handle(self, event: object) -> None:
-        if isinstance(event, Welcomed):
+        if event == WELCOMED:
             self.sender.confirm()
-        elif isinstance(event, Durable):
-            self.durable.append(event.seq)
-        elif isinstance(event, Rejected):
-            self.rejections.append((event.code, event.words))
+        elif event == DURABLE:
+            self.durable.append(self.sender.durable)
+        elif event == REJECTED:
+            code, words = self.sender.rejection
+            self.rejections.append((code, words.decode()))
 
     def _readable(self) -> None:
         if self._descriptors is None:

@@ -1,0 +1,1 @@
+"""The `gapless` command and what stands behind it."""

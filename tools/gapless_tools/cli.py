@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import NoReturn
 
 import click
 
@@ -57,11 +58,11 @@ def cli() -> None:
     """Telemetry from STM32 boards to an MQTT broker, with every sequence number accounted for."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; a user's mistake ends in one sentence and exit status 2."""
+def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and leave; a user's mistake ends in one sentence and exit status 2."""
     try:
         # Without standalone mode click hands errors and Exit codes back instead of printing.
-        status = cli.main(args=arguments, prog_name="gapless", standalone_mode=False)
+        status = command.main(args=arguments, prog_name=name, standalone_mode=False)
     except UserError as error:
         click.echo(f"gapless: {error}", err=True)
         sys.exit(EXIT_USAGE)
@@ -72,6 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo("gapless: interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run `gapless`."""
+    run(cli, "gapless", arguments)
 
 
 if __name__ == "__main__":

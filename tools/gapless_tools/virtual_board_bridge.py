@@ -17,12 +17,7 @@ import tty
 from collections.abc import Callable
 
 BUFFER_BYTES_MAX = 4096
-# mpremote sends these two and, without waiting, more for the REPL. Leaving a program for the REPL,
-# the unix port empties the terminal's input, which a board does not. So what follows is held back
-# until the REPL is there, or until it is clear that none will come.
-INTERRUPT = b"\r\x03"
-INTERRUPT_HOLD_S = 0.25
-_HOLD_POLL_S = 0.005
+_MODE_POLL_S = 0.005
 RAW_PROMPT = b"raw REPL; CTRL-B to exit\r\n>"
 FRIENDLY_PROMPT = b"\r\n>>> "
 _TAIL_BYTES = 64
@@ -44,10 +39,9 @@ class Terminal:
 
 
 class Pump:
-    """Moves bytes from one file descriptor to another, `change` may hold some back."""
+    """Moves bytes from one file descriptor to another; `seen` is called with what was read."""
 
     def __init__(self, source: int, sink: int, seen: Callable[[bytes], None]) -> None:
-        self.held = False
         self.buffer = bytearray()
         self._source = source
         self._sink = sink
@@ -61,7 +55,7 @@ class Pump:
             self._loop.add_reader(self._source, self.read)
         else:
             self._loop.remove_reader(self._source)
-        if self.buffer and not self.held:
+        if self.buffer:
             self._loop.add_writer(self._sink, self._write)
         else:
             self._loop.remove_writer(self._sink)
@@ -77,21 +71,11 @@ class Pump:
         self._write()
         return bool(data)
 
-    def limit(self) -> int:
-        """Return how many bytes of the buffer may be written now."""
-        return 0 if self.held else len(self.buffer)
-
     def _write(self) -> None:
-        count = self.limit()
-        if count:
+        if self.buffer:
             with contextlib.suppress(BlockingIOError, InterruptedError):
-                written = os.write(self._sink, self.buffer[:count])
-                self.wrote(written)
+                del self.buffer[: os.write(self._sink, self.buffer)]
         self.update()
-
-    def wrote(self, count: int) -> None:
-        """Forget what was written."""
-        del self.buffer[:count]
 
     def close(self) -> None:
         """Stop watching."""
@@ -107,10 +91,9 @@ class Bridge:
         self.inner = Terminal()
         self.raw_repl = False  # what the interpreter last said it is in
         self._tail = b""
-        self._hold: asyncio.Task[None] | None = None
         self._initial = self._initial_mode()
         self.from_board = Pump(self.inner.board, self.outer.board, self._track)
-        self.to_board = _PumpToBoard(self)
+        self.to_board = Pump(self.outer.board, self.inner.board, lambda data: None)
 
     def _initial_mode(self) -> list[int | list[bytes | int]]:
         """The mode of a program on a board: eight bits both ways, and Ctrl-C interrupts."""
@@ -145,34 +128,14 @@ class Bridge:
         mode = termios.tcgetattr(self.inner.port)
         return mode[3] == 0 and mode[6][termios.VMIN] in (1, b"\x01")
 
-    def interruptible(self) -> bool:
-        """Return whether Ctrl-C interrupts what runs now."""
-        return bool(termios.tcgetattr(self.inner.port)[3] & termios.ISIG)
-
     async def enter_raw_repl(self, deadline_s: float) -> None:
         """Type Ctrl-A as soon as the REPL is there: mpremote's soft reset goes on in raw mode."""
         until = asyncio.get_running_loop().time() + deadline_s
         while not self.in_repl():
             if asyncio.get_running_loop().time() > until:
                 return
-            await asyncio.sleep(_HOLD_POLL_S)
+            await asyncio.sleep(_MODE_POLL_S)
         self.to_board.buffer[:0] = b"\x01"
-        self.to_board.update()
-
-    def hold(self) -> None:
-        """Hold what goes to the board until its REPL is there."""
-        if self.in_repl() or self._hold is not None:
-            return
-        self.to_board.held = True
-        self._hold = asyncio.create_task(self._release(), name="virtual board: hold")
-
-    async def _release(self) -> None:
-        until = asyncio.get_running_loop().time() + INTERRUPT_HOLD_S
-        # The terminal's mode has no event to wait for.
-        while not self.in_repl() and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110
-            await asyncio.sleep(_HOLD_POLL_S)
-        self._hold = None
-        self.to_board.held = False
         self.to_board.update()
 
     def _track(self, data: bytes) -> None:
@@ -185,35 +148,7 @@ class Bridge:
 
     def close(self) -> None:
         """Close both ptys; the port's name is gone."""
-        if self._hold is not None:
-            self._hold.cancel()
         self.from_board.close()
         self.to_board.close()
         self.outer.close()
         self.inner.close()
-
-
-class _PumpToBoard(Pump):
-    """Holds back what follows mpremote's interrupt, see INTERRUPT."""
-
-    def __init__(self, bridge: Bridge) -> None:
-        self._bridge = bridge
-        super().__init__(bridge.outer.board, bridge.inner.board, lambda data: None)
-
-    def limit(self) -> int:
-        """Go up to the end of an interrupt, and no further."""
-        if self.held:
-            return 0
-        end = self.buffer.find(INTERRUPT)
-        # A program at work turned Ctrl-C off. Frames may hold these bytes, but never begin with
-        # them: only there can they be mpremote's.
-        if end > 0 and self.buffer[end - 1] and not self._bridge.interruptible():
-            end = -1
-        return len(self.buffer) if end < 0 else end + len(INTERRUPT)
-
-    def wrote(self, count: int) -> None:
-        """Hold when what was written ends in an interrupt."""
-        held = self.buffer[:count].endswith(INTERRUPT)
-        super().wrote(count)
-        if held:
-            self._bridge.hold()

@@ -20,14 +20,16 @@ TICKS_MASK = 0x3FFFFFFF
 _WRITE_BYTES = 64
 _LFLAG, _CC = 3, 6  # places in what tcgetattr returns
 _VTIME, _VMIN = 5, 6
+_CHANGED = (0, 1, _LFLAG)
 
 
 class Board:
     """See boards/__init__.py."""
 
     name = "virtual"
-    frame_bytes_max = 512
-    unanswered_bytes_max = 2048
+    # As little as behind an ST-LINK: no message to a board needs more.
+    frame_bytes_max = 128
+    unanswered_bytes_max = 256
     sensors = SENSORS
 
     def __init__(self):
@@ -103,18 +105,17 @@ class Terminal:
 
     def open(self):
         """Turn off echo, Ctrl-C and all translation."""
-        if self._restore is None:
-            self._restore = termios.tcgetattr(0)
         mode = termios.tcgetattr(0)
-        mode[0] = mode[1] = mode[_LFLAG] = 0
-        mode[_CC] = list(mode[_CC])
-        mode[_CC][_VMIN] = mode[_CC][_VTIME] = 0
-        termios.tcsetattr(0, termios.TCSANOW, mode)
+        if self._restore is None:
+            # Not the whole list: it is long, and stays.
+            self._restore = [mode[place] for place in _CHANGED]
+            self._restore += [mode[_CC][_VMIN], mode[_CC][_VTIME]]
+        _set_mode(mode, (0, 0, 0, 0, 0))
 
     def close(self):
         """Make it a terminal again, with Ctrl-C."""
         if self._restore is not None:
-            termios.tcsetattr(0, termios.TCSANOW, self._restore)
+            _set_mode(termios.tcgetattr(0), self._restore)
 
     def read_into(self, buffer):
         """Return the number of bytes read, 0 when there are none."""
@@ -130,6 +131,14 @@ class Terminal:
     def wait(self, wait_ms):
         """Return when bytes arrive or `wait_ms` have passed."""
         self._readable.poll(wait_ms)
+
+
+def _set_mode(mode, values):
+    for place, value in zip(_CHANGED, values):
+        mode[place] = value
+    mode[_CC] = list(mode[_CC])
+    mode[_CC][_VMIN], mode[_CC][_VTIME] = values[3:]
+    termios.tcsetattr(0, termios.TCSANOW, mode)
 
 
 def _ticks_ms():

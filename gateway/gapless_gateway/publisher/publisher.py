@@ -392,6 +392,7 @@ def build(
         host=config.broker.host,
         port=config.broker.port,
         adapter=config.broker.adapter,
+        protocol=config.broker.protocol,
         client_id=config.client_id,
         username=config.broker.username,
         password=password.encode() if password is not None else None,

@@ -76,6 +76,6 @@ def test_a_stream_declared_lost_to_its_end_is_refused_before_its_successor_is_kn
 
 
 def test_the_codes_are_those_of_the_link() -> None:
-    messages = pytest.importorskip("gapless_link.messages")
+    messages = pytest.importorskip("gapless_link.gateway_messages")
     assert messages.REJECT_IDENTITY == identity.REJECT_IDENTITY
     assert messages.REJECT_STREAM_CLOSED == identity.REJECT_STREAM_CLOSED

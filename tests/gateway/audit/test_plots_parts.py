@@ -7,9 +7,9 @@ import random
 import pytest
 
 from gapless_gateway.wal.entries import Progress, Record
-from gapless_tools.audit.plots import held
 from gapless_tools.audit.content import UNREADABLE, digest_of_message, digest_of_record
 from gapless_tools.audit.numbers import SeqNumbers
+from gapless_tools.audit.plots import held
 from gapless_tools.audit.scales import (
     count_axis,
     duration,

@@ -7,7 +7,7 @@ import random
 import cbor2
 import pytest
 
-from gapless_link import messages
+from gapless_link import gateway_messages
 from tests.support import raw_frames
 from tests.support.raw_frames import RawPort, frame, hello
 from tests.support.running_gateway import eventually
@@ -74,13 +74,13 @@ async def test_bad_bytes_are_counted_on_their_port_and_no_other_port_notices(
 @pytest.mark.parametrize(
     ("message", "code", "words"),
     [
-        (hello(vmin=7, vmax=9), messages.REJECT_VERSION, "version"),
-        ([raw_frames.HELLO, 7, 9, {"all": "new"}], messages.REJECT_VERSION, "version"),
-        (hello("pump/#"), messages.REJECT_DEVICE_ID, "device id"),
-        (hello("pümp"), messages.REJECT_DEVICE_ID, "device id"),
-        (hello("x" * 33), messages.REJECT_DEVICE_ID, "device id"),
-        (hello(""), messages.REJECT_DEVICE_ID, "device id"),
-        (hello(boot="one"), messages.REJECT_MALFORMED, "HELLO"),
+        (hello(vmin=7, vmax=9), gateway_messages.REJECT_VERSION, "version"),
+        ([raw_frames.HELLO, 7, 9, {"all": "new"}], gateway_messages.REJECT_VERSION, "version"),
+        (hello("pump/#"), gateway_messages.REJECT_DEVICE_ID, "device id"),
+        (hello("pümp"), gateway_messages.REJECT_DEVICE_ID, "device id"),
+        (hello("x" * 33), gateway_messages.REJECT_DEVICE_ID, "device id"),
+        (hello(""), gateway_messages.REJECT_DEVICE_ID, "device id"),
+        (hello(boot="one"), gateway_messages.REJECT_MALFORMED, "HELLO"),
     ],
 )
 async def test_a_hello_that_cannot_be_accepted_is_answered_by_a_reject_that_says_why(
@@ -136,7 +136,7 @@ async def test_two_boards_of_one_name_are_told_apart_by_uid_and_the_second_is_re
     await gateway.start([board.path, impostor.path])
     await eventually(lambda: impostor.rejections, "the refusal")
     code, words = impostor.rejections[0]
-    assert code == messages.REJECT_IDENTITY
+    assert code == gateway_messages.REJECT_IDENTITY
     assert "pump-1" in words
     board.sample(3)
     await eventually(lambda: board.acked_through == 6)
@@ -155,7 +155,7 @@ async def test_one_uid_under_two_names_is_refused(gateway, boards):
     renamed = boards("pump-2", b"uid-1", port="other")
     await gateway.start([renamed.path])
     await eventually(lambda: renamed.rejections, "the refusal")
-    assert renamed.rejections[0][0] == messages.REJECT_IDENTITY
+    assert renamed.rejections[0][0] == gateway_messages.REJECT_IDENTITY
 
 
 async def test_records_of_bytes_that_are_no_record_are_kept_and_not_dated(gateway, raw):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -74,9 +77,25 @@ MISTAKES = {
 }  # fmt: skip
 
 
+@contextlib.contextmanager
+def ended_after(deadline_s: int) -> Iterator[None]:
+    """Fail what runs on: a gateway that accepted the mistake would run for ever."""
+
+    def fail(_number: int, _frame: object) -> None:
+        raise AssertionError("the mistake was accepted")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(deadline_s)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def refused(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """Run `gapless run` on a file that it must refuse; returns its one sentence."""
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as left, ended_after(20):
         cli.main(["run", "--config", str(path)])
     said = capsys.readouterr()
     assert left.value.code == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gapless_link import messages
+from gapless_link import gateway_messages
 from tests.support.gated_disk import GatedDisk
 from tests.support.running_gateway import eventually
 
@@ -27,8 +27,8 @@ async def test_no_record_is_acked_before_its_fdatasync(gateway, boards, disk):
     board.sample(5)
     await gateway.metric_reaches(12, "gapless_records_received_total", device="pump-1")
     # The gateway has all twelve in memory and answers the board, but acks none of the nine.
-    heard = board.sender.counters["frames_received"]
-    await eventually(lambda: board.sender.counters["frames_received"] > heard + 2)
+    heard = board.sender.frames_received
+    await eventually(lambda: board.sender.frames_received > heard + 2)
     assert board.acked_through == 3
     metrics = await gateway.metrics()
     assert metrics.value("gapless_seqs", device="pump-1", state="pending_gateway") == 3
@@ -67,7 +67,7 @@ async def test_a_failed_sync_stops_the_ingest_for_good_and_the_process_stays_to_
     disk.fail()
     board.sample(3)
     await eventually(lambda: board.rejections and late.rejections, "both are told")
-    assert board.rejections[0][0] == messages.REJECT_INGEST_STOPPED
+    assert board.rejections[0][0] == gateway_messages.REJECT_INGEST_STOPPED
     assert board.acked_through == 2
     assert set(board.outbox.records) == {3, 4, 5}, "the board must keep what was not acked"
 

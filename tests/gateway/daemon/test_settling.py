@@ -85,6 +85,29 @@ async def test_a_wiped_board_gets_a_new_stream_and_the_old_one_is_closed(gateway
     (await gateway.metrics()).assert_balanced()
 
 
+async def test_what_a_wiped_board_still_held_is_declared_lost_with_its_old_stream(gateway, boards):
+    board = boards("pump-1", b"uid-1")
+    await gateway.start([board.path])
+    board.sample(5)
+    await eventually(lambda: board.acked_through == 5)
+    board.outbox.find = lambda _: 0  # it has 6 to 8, says so, and never gets to send them
+    board.sample(3)
+    board.boot()
+    board.run()
+    await gateway.metric_reaches(2, "gapless_link_sessions_started_total")
+    board.unplug()
+    wiped = boards("pump-1", b"uid-1")
+    wiped.sample(3)
+    await eventually(lambda: wiped.acked_through == 3)
+    metrics = await gateway.metrics()
+    assert metrics.value("gapless_lost_ranges_total", device="pump-1", reason="replaced") == 1
+    metrics.assert_balanced()
+    account = (await gateway.get("/account"))[1]
+    lost = {one["closed"]: one["balance"]["lost"] for one in account["streams"]}
+    assert lost == {True: 3, False: 0}
+    assert account["order_violations"] == 0
+
+
 async def test_what_another_gateway_has_acked_is_elsewhere_and_nobodys_loss(gateway, boards):
     board = boards("pump-1")
     await gateway.start([board.path])
@@ -183,8 +206,6 @@ def resend(board, records):
     for seq, data in records.items():
         sender._counter += 1
         at = encoder.begin(sender._session, sender._counter)
-        at = messages.put_message(encoder.buffer, at, messages.RECORDS, 4)
-        at = messages.put_clock(encoder.buffer, at, 0, board.now_ms, 0, 0)
-        rest = cbor2.dumps(seq) + cbor2.dumps(data)
-        encoder.buffer[at : at + len(rest)] = rest
-        board.write_raw(bytes(encoder.finish(at + len(rest))))
+        message = cbor2.dumps([messages.RECORDS, [0, board.now_ms, 0, 0], seq, data])
+        encoder.buffer[at : at + len(message)] = message
+        board.write_raw(bytes(encoder.finish(at + len(message))))

@@ -23,6 +23,7 @@ from gapless_tools.demo.screen import Screen, backlog_of
 from gapless_tools.demo.workplace import GATEWAY_NAME, Workplace, make_workplace
 from gapless_tools.local_brokers import EmbeddedBroker, LocalBroker, MosquittoBroker
 from gapless_tools.virtual_board import VirtualBoard, produced_through
+from gapless_tools.virtual_board_runtime import HEAP_BYTES
 
 BROKERS: dict[str, type[LocalBroker]] = {"embedded": EmbeddedBroker, "mosquitto": MosquittoBroker}
 POLL_S = 0.25
@@ -63,9 +64,7 @@ class Demo:
         self._screen = Screen(console, plan.duration_s)
         self._broker_kind = broker_kind
         self._boards = [
-            VirtualBoard(
-                place.board(device), device, link=place.port(device), period_ms=period_ms
-            )
+            VirtualBoard(place.board(device), device, link=place.port(device), period_ms=period_ms)
             for device, period_ms in plan.boards()
         ]
 
@@ -73,7 +72,7 @@ class Demo:
         """Run from the first certificate to the verdict."""
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine that runs has its task
+        assert task is not None
         for number in (signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, task.cancel)
         async with contextlib.AsyncExitStack() as stack:
@@ -104,7 +103,9 @@ class Demo:
 
     async def _start_all(self) -> None:
         screen = self._screen
-        screen.phase(f"starting the broker ({self._broker_kind}), TLS, certificates made for this run")
+        screen.phase(
+            f"starting the broker ({self._broker_kind}), TLS, certificates made for this run"
+        )
         await self._broker.start()
         self._set("broker", "up")
         text = self._place.write_configuration(
@@ -120,7 +121,8 @@ class Demo:
         self._capture.start()
         self._set("consumer", "up")
         runtime = self._boards[0].runtime.words
-        screen.phase(f"starting {len(self._boards)} virtual boards on {runtime}")
+        heap = f"{HEAP_BYTES // 1024} KB of heap each"
+        screen.phase(f"starting {len(self._boards)} virtual boards: {runtime}, {heap}")
         await asyncio.gather(*(board.start() for board in self._boards))
         for board in self._boards:
             self._set(board.device, "up")
@@ -279,7 +281,9 @@ class Demo:
 
     async def _all_linked(self) -> bool:
         account = await fetch_account(self._place.state)
-        linked = {s["device"] for s in account["streams"] if s["link"] == "linked"} if account else set()
+        linked = (
+            {s["device"] for s in account["streams"] if s["link"] == "linked"} if account else set()
+        )
         return linked == {board.device for board in self._boards}
 
     async def _drained(self) -> bool:

@@ -158,7 +158,7 @@ def account_table(account: dict[str, Any]) -> Table:
     table.add_column("link", no_wrap=True)
     for _, words in ACCOUNT_COLUMNS:
         table.add_column(words, justify="right", no_wrap=True)
-    for stream in account["streams"]:
+    for stream in sorted(account["streams"], key=lambda one: (one["device"], one["closed"])):
         balance = stream["balance"]
         cells = [f"{balance[key]}" for key, _ in ACCOUNT_COLUMNS]
         if balance["lost_at_most"]:
