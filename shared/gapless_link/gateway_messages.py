@@ -42,26 +42,20 @@ UID_BYTES_MAX = 16
 class Hello:
     """What a board says of itself; the attributes are named as in docs/wire-format.md."""
 
-    __slots__ = (
-        "acked",
-        "acked_by",
-        "board",
-        "boot",
-        "device_id",
-        "exact",
-        "firmware",
-        "held",
-        "limits",
-        "next",
-        "nonce",
-        "runtime",
-        "stream",
-        "ticks_ms",
-        "uid",
-        "vmax",
-        "vmin",
-        "wraps",
-    )
+    def __init__(self):
+        self.vmin = self.vmax = 0
+        self.device_id = ""
+        self.uid = b""
+        self.stream = None  # bytes of 4
+        self.boot = self.wraps = self.ticks_ms = 0
+        self.next = 1
+        self.exact = True
+        self.held = []  # [(first, last), ...]
+        self.acked = 0
+        self.acked_by = None  # bytes of 8
+        self.nonce = b""
+        self.limits = (0, 0)  # frame_bytes_max, unanswered_bytes_max
+        self.firmware = self.board = self.runtime = ""
 
 
 def device_id_is_valid(device_id):
@@ -119,7 +113,7 @@ def read_hello(reader):
 
 
 def _read_held(reader, next_seq):
-    held = []
+    held: list = []
     before = 0
     for _ in range(reader.array()):
         if reader.array() != 2:
