@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
+from gapless_gateway.back_off import BackOff
 from gapless_gateway.brokers.base import (
     BrokerConnection,
     BrokerError,
@@ -24,7 +25,6 @@ from gapless_gateway.brokers.connect import connect
 from gapless_gateway.brokers.settings import BrokerSettings, TlsSettings
 from gapless_gateway.config import Config
 from gapless_gateway.errors import ConfigurationError
-from gapless_gateway.publisher.backoff import Backoff
 from gapless_gateway.publisher.bookkeeping import Bookkeeping
 from gapless_gateway.publisher.delivery import Delivery, Flight
 from gapless_gateway.publisher.message import MessageMaker, moment
@@ -75,7 +75,7 @@ class Publisher:
         self._metrics = metrics
         self._clock_ms = clock_ms
         self._by_receipt = settings.delivered_when == "receipt"
-        self._backoff = Backoff(settings.retry_first_s, rng or random.SystemRandom())
+        self._back_off = BackOff(settings.retry_first_s, settings.retry_cap_s, rng)
         receipts = Receipts()
         self._status = StatusMaker(settings.gateway, run, log.log_id, settings.delivered_when)
         self._online_since_ms = 0
@@ -177,7 +177,7 @@ class Publisher:
                     if isinstance(error, BrokerUnreachable)
                     else self._settings.refused_retry_cap_s
                 )
-                await self._or_stopping(asyncio.sleep(self._backoff.next_s(cap_s)))
+                await self._or_stopping(asyncio.sleep(self._back_off.next_delay_s(cap_s)))
             if self._connection is not None:
                 return self._draining if self.outages.open_id else self._live
         return None
@@ -234,9 +234,9 @@ class Publisher:
         self._sending.end()
         # One that is cut right away (by another client with our id, say) does not count as back.
         if time.monotonic() - self._connected_at >= self._settings.connection_of_use_s:
-            self._backoff.reset()
+            self._back_off.reset()
         cap_s = self._settings.refused_retry_cap_s if slowly else self._settings.retry_cap_s
-        await self._or_stopping(asyncio.sleep(self._backoff.next_s(cap_s)))
+        await self._or_stopping(asyncio.sleep(self._back_off.next_delay_s(cap_s)))
         return self._offline
 
     # Connecting

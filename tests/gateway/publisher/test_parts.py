@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from gapless_gateway.publisher.backoff import Backoff
+from gapless_gateway.back_off import BackOff
 from gapless_gateway.publisher.delivery import Delivery, Flight
 from gapless_gateway.publisher.outages import Outages
 from gapless_gateway.publisher.receipts import Receipt, ReceiptRefused, Receipts, parse
@@ -133,14 +133,14 @@ def test_the_first_record_can_leave_within_a_second_of_the_brokers_return() -> N
     settings = PublisherSettings(gateway="g")
     seed = random.SystemRandom().randrange(1 << 32)
     print("seed", seed)
-    backoff = Backoff(settings.retry_first_s, random.Random(seed))
-    waits = [backoff.next_s(settings.retry_cap_s) for _ in range(200)]
+    back_off = BackOff(settings.retry_first_s, settings.retry_cap_s, random.Random(seed))
+    waits = [back_off.next_delay_s() for _ in range(200)]
     assert max(waits) <= 0.8
     assert min(waits) > 0
     assert len({round(wait, 6) for wait in waits[10:]}) > 100, "no jitter"
     assert waits[0] < min(waits[10:]), "no growth"
-    backoff.reset()
-    assert backoff.next_s(settings.retry_cap_s) <= settings.retry_first_s
+    back_off.reset()
+    assert back_off.next_delay_s() <= settings.retry_first_s
 
 
 @pytest.mark.parametrize(
