@@ -17,8 +17,8 @@ What each mode survives:
              the broker too, if it keeps what it has acknowledged. One that is
              killed takes along what it had not yet passed on.
   "receipt"  the same, and a broker that forgets everything: the gateway keeps
-             a record until the consumer has it on its own disk. So ran this
-             demo."""
+             a record until the consumer has it on its own disk. This demo
+             ran so."""
 
 
 @dataclass(frozen=True, slots=True)
