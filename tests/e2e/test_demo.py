@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -168,6 +169,23 @@ def test_a_killed_demo_leaves_no_process(tmp_path: Path) -> None:
     finally:
         demo.kill()
         demo.communicate()
+    assert wait_until_none_names(tmp_path) == []
+
+
+def test_a_part_that_ends_by_itself_ends_the_demo_with_one_sentence(tmp_path: Path) -> None:
+    require_module("iotcore")
+    demo = start_demo(tmp_path, *SHORT)
+    try:
+        wait_for_text(demo, "every board is linked; the clock")
+        gateway = [p for p in processes_that_name(tmp_path) if "gapless_tools.cli run" in p]
+        os.kill(int(gateway[0].partition(":")[0]), signal.SIGKILL)
+        output, _ = demo.communicate(timeout=60)
+        print(output)
+        assert demo.returncode == 2
+        assert "the gateway ended with status -9" in output
+        assert "Traceback" not in output
+    finally:
+        demo.kill()
     assert wait_until_none_names(tmp_path) == []
 
 

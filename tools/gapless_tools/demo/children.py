@@ -20,10 +20,9 @@ class Child:
     order its children end. It dies with the demo all the same, should the demo be killed.
     """
 
-    def __init__(self, name: str, command: Sequence[str], log_path: Path) -> None:
+    def __init__(self, name: str, log_path: Path) -> None:
         self.name = name
         self.log_path = log_path
-        self._command = list(command)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -36,11 +35,11 @@ class Child:
         """What the last process ended with, None while it runs or before it was started."""
         return None if self._process is None else self._process.poll()
 
-    def start(self) -> None:
+    def start(self, command: Sequence[str]) -> None:
         """Start the program; its output is appended to its log."""
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                command_line(self._command),
+                command_line(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

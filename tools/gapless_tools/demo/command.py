@@ -18,7 +18,7 @@ Examples:
   gapless demo --broker mosquitto --report /tmp/evidence
 
 Exit status: 0 only if the verdict is PASS and a backlog was seen to grow and to drain, 1 if not,
-2 for a mistake in the options, 130 after Ctrl-C.""",
+2 for a mistake in the options or a part that could not run, 130 after Ctrl-C.""",
 )
 @click.option("--devices", default=3, show_default=True, help="Number of virtual boards.")
 @click.option(

@@ -80,11 +80,13 @@ class Demo:
                 self._make_parts()
                 stack.push_async_callback(self._stop_all)
                 await self._start_all()
-                async with asyncio.TaskGroup() as group:
-                    watching = group.create_task(self._watch(), name="demo: watch")
+                # No task group: it would wrap the one sentence of a UserError.
+                watching = asyncio.create_task(self._watch(), name="demo: watch")
+                try:
                     await self._play()
                     await self._drain()
                     await self._end_sampling()
+                finally:
                     watching.cancel()
                 closing = await self._judge()
         print_closing(self._console, closing)
@@ -94,12 +96,8 @@ class Demo:
 
     def _make_parts(self) -> None:
         self._broker = BROKERS[self._broker_kind](self._place.broker)
-        self._capture = Child("capture", [], self._place.logs / "capture.log")
-        self._gateway = Child(
-            "gateway",
-            [*_gapless(), "run", "--config", str(self._place.configuration)],
-            self._place.logs / "gateway.log",
-        )
+        self._capture = Child("capture", self._place.logs / "capture.log")
+        self._gateway = Child("gateway", self._place.logs / "gateway.log")
 
     async def _start_all(self) -> None:
         screen = self._screen
@@ -117,8 +115,7 @@ class Demo:
         screen.event(f"the gateway's configuration, kept in {self._place.configuration}:")
         self._console.print(text, markup=False, highlight=False, style="dim", soft_wrap=True)
         screen.phase("starting the consumer (gapless capture)")
-        self._capture = Child("capture", self._capture_command(), self._capture.log_path)
-        self._capture.start()
+        self._capture.start(self._capture_command())
         self._set("consumer", "up")
         runtime = self._boards[0].runtime.words
         heap = f"{HEAP_BYTES // 1024} KB of heap each"
@@ -127,11 +124,14 @@ class Demo:
         for board in self._boards:
             self._set(board.device, "up")
         screen.phase("starting the gateway (gapless run)")
-        self._gateway.start()
+        self._gateway.start(self._gateway_command())
         self._set("gateway", "up")
         await self._until(self._all_linked, "every board is linked", START_TIMEOUT_S)
         screen.begin_clock()
         screen.event("every board is linked; the clock begins here")
+
+    def _gateway_command(self) -> list[str]:
+        return [*_gapless(), "run", "--config", str(self._place.configuration)]
 
     def _capture_command(self) -> list[str]:
         return [
@@ -185,7 +185,7 @@ class Demo:
         self._set("gateway", "killed")
         self._screen.event("SIGKILL to the gateway: boards hold what was not acknowledged")
         await asyncio.sleep(AWAY_S)
-        self._gateway.start()
+        self._gateway.start(self._gateway_command())
         self._set("gateway", "up")
         self._screen.event("the gateway recovers its log and goes on")
 
