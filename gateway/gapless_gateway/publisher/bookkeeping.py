@@ -122,6 +122,8 @@ class Bookkeeping:
         self._on_mark(send_mark_lsn)
 
     def _store_and_retire(self, resume_lsn: int) -> None:
+        # Delivered before free: the cursor says on disk that all below resume_lsn is delivered, and
+        # only then may the log let go of it.
         self._log.cursor.store()
         self._log.retire(resume_lsn)
 
