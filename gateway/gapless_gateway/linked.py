@@ -17,18 +17,13 @@ from gapless_gateway.wal.entries import (
     Lost,
     Record,
     Session,
+    reason_word,
 )
 
 if TYPE_CHECKING:
     from gapless_gateway.account.stream_account import StreamAccount
     from gapless_gateway.ingest import Ingest
     from gapless_link.receiver import ClockSample, LostReceived, RecordReceived, RecordRepeated
-
-# Reasons of a LOST as metrics name them; the numbers are the link's (docs/wire-format.md).
-REASON_NAMES = {
-    1: "overflow", 2: "reset", 3: "replaced", 4: "retired", 5: "quota", 6: "corruption",
-    7: "gateway-rollback",
-}  # fmt: skip
 
 log = logging.getLogger("gapless.session")
 
@@ -146,7 +141,7 @@ class LinkedStream:
 
     def _append_lost(self, entry: Lost) -> None:
         self._ingest.committer.append(entry)
-        reason = REASON_NAMES.get(entry.reason, str(entry.reason))
+        reason = reason_word(entry.reason)
         self._ingest.metrics.lost_ranges.labels(self.device, reason).inc()
 
     def _compare(self, seq: int, data: bytes, rx_ms: int) -> None:

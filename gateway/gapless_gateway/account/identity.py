@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from gapless_gateway.account.settling import HelloFacts, settle
+from gapless_link.gateway_messages import REJECT_DEVICE_ID, REJECT_IDENTITY, REJECT_STREAM_CLOSED
 
 if TYPE_CHECKING:
     from gapless_gateway.account.account import Account
 
-# Codes of a REJECT: docs/wire-format.md.
-REJECT_IDENTITY = 2
-REJECT_DEVICE_ID = 3
-REJECT_STREAM_CLOSED = 4
 
 # Levels of the gateway's own topics, gapless/GATEWAY/status and gapless/GATEWAY/receipt/DEVICE: a
 # device of that name would speak under them.

@@ -47,15 +47,6 @@ T_SOURCE_WORDS = {
     entries.T_SOURCE_LINK: "link",
     entries.T_SOURCE_UNSYNCED: "unsynced",
 }
-REASON_WORDS = {
-    entries.REASON_OVERFLOW: "overflow",
-    entries.REASON_RESET: "reset",
-    entries.REASON_REPLACED: "replaced",
-    entries.REASON_RETIRED: "retired",
-    entries.REASON_QUOTA: "quota",
-    entries.REASON_CORRUPTION: "corruption",
-    entries.REASON_GATEWAY_ROLLBACK: "gateway-rollback",
-}
 REASON_QUARANTINED = "quarantined"
 REASON_ELSEWHERE = "elsewhere"
 
@@ -95,7 +86,7 @@ class MessageMaker:
 
     def of_lost(self, device: str, entry: Lost, *, redelivery: bool) -> OutgoingMessage:
         """A LOST range, to the device's lost topic."""
-        reason = REASON_WORDS.get(entry.reason, str(entry.reason))
+        reason = entries.reason_word(entry.reason)
         return self._declared(
             device, entry.stream, (entry.first, entry.last), reason, redelivery=redelivery,
             at_most=entry.at_most, rx_ms=entry.rx_ms, outage=entry.outage,

@@ -33,6 +33,15 @@ REASON_RETIRED = 4
 REASON_QUOTA = 5
 REASON_CORRUPTION = 6
 REASON_GATEWAY_ROLLBACK = 7
+REASON_WORDS = {
+    REASON_OVERFLOW: "overflow",
+    REASON_RESET: "reset",
+    REASON_REPLACED: "replaced",
+    REASON_RETIRED: "retired",
+    REASON_QUOTA: "quota",
+    REASON_CORRUPTION: "corruption",
+    REASON_GATEWAY_ROLLBACK: "gateway-rollback",
+}
 
 # stream, seq, rx_ms, t_lo_ms, t_hi_ms, t_source, outage; the board's record bytes follow.
 RECORD_FIXED = struct.Struct(">4sIqqqBI")
@@ -49,6 +58,11 @@ def _entry_class(cls: type[_Class]) -> type[_Class]:
     record that comes in and again for every one that goes out.
     """
     return dataclass(slots=True, unsafe_hash=True)(cls)
+
+
+def reason_word(reason: int) -> str:
+    """The word of a reason; a number that this version does not know stays a number."""
+    return REASON_WORDS.get(reason, str(reason))
 
 
 class EntryMalformed(ValueError):

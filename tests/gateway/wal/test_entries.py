@@ -25,6 +25,7 @@ from gapless_gateway.wal.entries import (
     encode_payload,
 )
 from gapless_gateway.wal.format import ENTRY_BYTES_MAX, encode_entry, entry_is_valid
+from gapless_link import gateway_messages
 
 STREAM = b"\xde\xad\xbe\xef"
 ONE_OF_EACH: list[Entry] = [
@@ -84,3 +85,10 @@ def test_an_entry_validates_only_whole_with_its_own_log_id() -> None:
 def test_an_entry_beyond_the_limit_is_our_mistake() -> None:
     with pytest.raises(ValueError, match="over"):
         encode_entry(1, 1, Conflict(STREAM, 1, 1, "bytes-differ", bytes(ENTRY_BYTES_MAX)), 0)
+
+
+def test_the_reasons_of_a_loss_have_the_numbers_that_they_have_on_the_link() -> None:
+    names = {name for name in vars(gateway_messages) if name.startswith("REASON_")}
+    assert len(names) == len(entries.REASON_WORDS)
+    for name in names:
+        assert getattr(gateway_messages, name) == getattr(entries, name)

@@ -14,6 +14,7 @@ from typing import Any
 
 from gapless_gateway.account.intervals import IntervalSet
 from gapless_gateway.account.stream_account import StreamAccount
+from gapless_gateway.wal.entries import reason_word
 from gapless_tools.audit.books import Books
 from gapless_tools.audit.capture_streams import (
     REASON_ELSEWHERE,
@@ -28,7 +29,6 @@ from gapless_tools.audit.content import (
     digest_of_message,
     rx_ms_of,
 )
-from gapless_tools.audit.reasons import reason_word
 from gapless_tools.audit.scales import ranges
 from gapless_tools.capture_messages import (
     CapturedLost,

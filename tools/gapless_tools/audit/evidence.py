@@ -14,6 +14,7 @@ from typing import Any
 from gapless_gateway.account.histogram import Histogram
 from gapless_gateway.account.intervals import IntervalSet
 from gapless_gateway.account.stream_account import StreamAccount
+from gapless_gateway.wal.entries import reason_word
 from gapless_tools.audit.books import Books
 from gapless_tools.audit.capture_check import (
     CaptureReading,
@@ -21,7 +22,6 @@ from gapless_tools.audit.capture_check import (
     sent_out_of_order,
 )
 from gapless_tools.audit.findings import CHECKS, Check, Findings
-from gapless_tools.audit.reasons import reason_word
 from gapless_tools.audit.scales import rfc3339
 from gapless_tools.audit.verdict import Verdict
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from gapless_gateway.account.account import OutageAccount
 from gapless_gateway.account.histogram import Histogram
 from gapless_gateway.account.stream_account import StreamAccount
+from gapless_gateway.wal.entries import reason_word
 from gapless_tools.audit.books import Books
 from gapless_tools.audit.markup import Markup, element
-from gapless_tools.audit.reasons import reason_word
 from gapless_tools.audit.scales import (
     count_axis,
     duration,
