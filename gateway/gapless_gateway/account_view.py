@@ -22,6 +22,7 @@ from gapless_gateway.account.histogram import BUCKET_MAX, Histogram, upper_bound
 from gapless_gateway.account.stream_account import StreamAccount
 from gapless_gateway.committer import Committer
 from gapless_gateway.ingest import Ingest
+from gapless_gateway.intake import Intake
 from gapless_gateway.publisher.metrics import PublisherMetrics
 from gapless_gateway.session import PortSession
 
@@ -46,19 +47,29 @@ class AccountView:
         gateway: str,
         ingest: Ingest,
         sessions: list[PortSession],
+        *,
         publisher: PublisherMetrics,
         committer: Committer,
+        intake: Intake,
     ) -> None:
         self._gateway = gateway
         self._ingest = ingest
         self._sessions = sessions
         self._publisher = publisher
         self._committer = committer
+        self.intake = intake
 
     @property
     def account(self) -> Account:
         """The account itself."""
         return self._ingest.account
+
+    @property
+    def ingest_state(self) -> str:
+        """ok; full: boards hold their records until there is room; failed: until a restart."""
+        if self._committer.failed is not None:
+            return "failed"
+        return "full" if self.intake.full else "ok"
 
     def as_json(self) -> dict[str, Any]:
         """Return everything that `/account` shows."""
@@ -71,7 +82,13 @@ class AccountView:
             "run": account.run,
             "log_id": account.log_id.hex(),
             "at_ms": self._ingest.clock.utc_ms(),
-            "ingest": "ok" if self._committer.failed is None else "failed",
+            "ingest": self.ingest_state,
+            "wal": {
+                "bytes": self.intake.used_bytes,
+                "room_bytes": self.intake.room_bytes,
+                "credit_window": self.intake.window_seqs,
+                "segments_dropped": self.intake.segments_dropped,
+            },
             "outage": None if outage is None else {"id": outage.id, "began_ms": outage.began_ms},
             "outages_total": account.outages_total,
             "broker": {
@@ -180,6 +197,26 @@ class AccountView:
         yield run
         failed = int(committer.failed is not None)
         yield GaugeMetricFamily("gapless_ingest_failed", "1 after the log failed.", value=failed)
+        intake = self.intake
+        yield GaugeMetricFamily(
+            "gapless_ingest_full", "1 while boards hold their records for want of room.",
+            value=int(intake.full),
+        )  # fmt: skip
+        yield GaugeMetricFamily(
+            "gapless_credit_window_seqs", "How many seqs a board may send unasked.",
+            value=intake.window_seqs,
+        )  # fmt: skip
+        yield GaugeMetricFamily(
+            "gapless_wal_bytes", "What the state directory holds.", value=intake.used_bytes
+        )
+        yield GaugeMetricFamily(
+            "gapless_wal_room_bytes", "What it may still grow by; negative: it is over.",
+            value=intake.room_bytes,
+        )  # fmt: skip
+        yield CounterMetricFamily(
+            "gapless_segments_dropped", "Segments whose records were given up for want of room.",
+            value=intake.segments_dropped,
+        )  # fmt: skip
         yield CounterMetricFamily("gapless_commits", "Syncs of the log.", value=committer.commits)
         yield CounterMetricFamily(
             "gapless_entries_dropped", "Entries dropped after the log failed.",

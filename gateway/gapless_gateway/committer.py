@@ -8,6 +8,7 @@ is no Future per record; a record costs an append, and a commit costs one wake-u
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,8 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from gapless_gateway.wal.entries import Entry
+from gapless_gateway.wal.errors import WalFull
 
 Batch = Sequence[tuple[int, Entry]]  # (lsn, entry), in order
+
+# A full disk is looked at again after this long, whatever anyone says.
+FULL_RETRY_S = 1.0
 
 log = logging.getLogger("gapless.committer")
 
@@ -43,7 +48,8 @@ class Committer:
 
     After a failed commit nothing is taken in any more, for good: what the disk holds is no longer
     known. `failed` then says why, appends are dropped and counted, and the process stays up so
-    that a person can see it.
+    that a person can see it. A disk without room is no failure: `full` is true until the batch that
+    found none could be written, and it is tried again whenever `retry` says so, or after a while.
     """
 
     def __init__(self, wal: CommitLog, *, linger_ms: int = 0) -> None:
@@ -52,11 +58,15 @@ class Committer:
         self.applied_lsn = wal.next_lsn - 1  # durable, and in the account
         self._wake = asyncio.Event()
         self._finishing = False
+        self._leaving = False
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()  # (lsn, callback) by lsn
         self._on_durable: list[Callable[[Batch], None]] = []
         self._on_failed: list[Callable[[str], None]] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="wal-commit")
         self.failed: str | None = None
+        self.full = False  # a batch waits for room on the disk
+        self._retry = asyncio.Event()
+        self._attempt_over = asyncio.Event()  # a new one for every commit
         self.dropped = 0  # entries appended after the failure
         self.commits = 0
 
@@ -92,15 +102,44 @@ class Committer:
             self._waiting.append((target_lsn, callback))
 
     async def flush(self) -> None:
-        """Wait until everything appended so far is durable, or the log has failed."""
+        """Wait until everything appended so far is durable, or the log has failed.
+
+        While the gateway finishes it does not wait for a disk that is full either.
+        """
         done = asyncio.Event()
         self.when_durable(done.set)
         await done.wait()
 
+    async def try_flush(self) -> bool:
+        """Wait until everything appended so far is durable; False: there is no room, or it failed.
+
+        Unlike `flush` this does not wait for room.
+        """
+        target_lsn = self._wal.next_lsn - 1
+        found_no_room = 0
+        while self.applied_lsn < target_lsn and self.failed is None:
+            self.retry()
+            attempt_over = self._attempt_over
+            await attempt_over.wait()
+            found_no_room += self.full
+            if found_no_room > 1:  # the first may have begun before there was room
+                return False
+        return self.failed is None
+
+    def finishing(self) -> None:
+        """The gateway stops: from here on a full disk is not waited for."""
+        self._leaving = True
+        self._retry.set()
+
     def finish(self) -> None:
-        """Let `run()` return once everything appended is durable."""
-        self._finishing = True
+        """Let `run()` return once everything appended is durable, or finds no room."""
+        self._finishing = self._leaving = True
         self._wake.set()
+        self._retry.set()
+
+    def retry(self) -> None:
+        """There may be room on the disk now."""
+        self._retry.set()
 
     async def run(self) -> None:
         """Commit until `finish()` is called or a commit fails."""
@@ -108,6 +147,10 @@ class Committer:
             while self.failed is None:
                 if self._pending():
                     await self._commit_batch()
+                    self._attempt_over.set()
+                    self._attempt_over = asyncio.Event()
+                    if self.full and not await self._may_try_again():
+                        return
                 elif self._finishing:
                     return
                 else:
@@ -124,9 +167,15 @@ class Committer:
     async def _commit_batch(self) -> None:
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._wal.commit)
+        except WalFull as error:
+            if not self.full:
+                log.warning("%s", error)
+            self.full = True
+            return
         except Exception as error:
             self._fail(error)
             return
+        self.full = False
         # Durable before ack: from here on, and not before, the entries of this batch may be
         # acknowledged to boards (PortSession.on_durable) and handed to the publisher.
         batch = self._wal.apply_committed()
@@ -137,6 +186,19 @@ class Committer:
             on_durable(batch)
         while self._waiting and self._waiting[0][0] <= self.applied_lsn:
             self._waiting.popleft()[1]()
+
+    async def _may_try_again(self) -> bool:
+        """Wait for room; False when the gateway finishes: nobody was promised what waits."""
+        if self._leaving:
+            while self._waiting:
+                self._waiting.popleft()[1]()
+            if self._finishing:
+                return False
+        self._retry.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FULL_RETRY_S):
+                await self._retry.wait()
+        return True
 
     def _fail(self, error: Exception) -> None:
         self.failed = str(error) or type(error).__name__

@@ -174,6 +174,20 @@ class WalSettings(_Table):
     segment_bytes_max: Annotated[int, Field(ge=65536, le=16 * 1024 * 1024)] = Field(
         default=16 * 1024 * 1024, description="bytes from 65536 to 16777216 (16 MiB)"
     )
+    quota_bytes: Annotated[int, Field(ge=4 * 1024 * 1024)] | None = Field(
+        default=None,
+        description="bytes, at least 4194304 (4 MiB): a ceiling for the state directory; "
+        "none by default",
+    )
+    free_bytes_min: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="bytes that stay free on the disk; by default 67108864 (64 MiB), or a tenth "
+        "of a small disk",
+    )
+    on_full: Literal["hold", "drop-oldest"] = Field(
+        default="hold",
+        description='"hold" (boards keep their records until there is room) or "drop-oldest"',
+    )
     commit_linger_ms: Annotated[int, Field(ge=0, le=1000)] = Field(
         default=0, description="milliseconds from 0 to 1000, 0 by default"
     )

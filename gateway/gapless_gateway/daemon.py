@@ -18,10 +18,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.metadata import version
 from typing import Any
 
+from gapless_gateway.account.declaring import declarations
 from gapless_gateway.account_view import AccountCollector, AccountView
 from gapless_gateway.committer import Batch, Committer
 from gapless_gateway.config import Config
 from gapless_gateway.ingest import Clock, Ingest
+from gapless_gateway.intake import Intake
 from gapless_gateway.metrics import Metrics
 from gapless_gateway.ports import Port
 from gapless_gateway.publisher.message import moment
@@ -31,7 +33,7 @@ from gapless_gateway.serial_line import check_is_serial
 from gapless_gateway.session import PortSession
 from gapless_gateway.wal.disk import Disk
 from gapless_gateway.wal.entries import Record, Run, Stopped
-from gapless_gateway.wal.errors import WalError
+from gapless_gateway.wal.errors import WalError, WalFull
 from gapless_gateway.wal.log import Log
 from gapless_gateway.web import WebServer
 
@@ -76,6 +78,8 @@ class Daemon:
         wal = Log.open(
             self._config.gateway.state_dir,
             segment_bytes_max=self._config.wal.segment_bytes_max,
+            quota_bytes=self._config.wal.quota_bytes,
+            free_bytes_min=self._config.wal.free_bytes_min,
             disk=self._disk,
         )
         try:
@@ -100,8 +104,8 @@ class Daemon:
                 note="; ".join(recovered.notes),
             )
         )
-        wal.commit()
-        wal.apply_committed()
+        self._declare_what_is_gone()
+        self._commit_first_entries()
         if not recovered.previous_clean:
             log.warning(
                 "the run before did not end cleanly; its log was recovered",
@@ -109,6 +113,29 @@ class Daemon:
             )
         for note in recovered.notes:
             log.warning(note)
+
+    def _declare_what_is_gone(self) -> None:
+        """Before any board is greeted: one that still holds what is gone here is asked for it."""
+        wal = self._wal
+        for lsn, gone in wal.recovered.gone:
+            for entry in declarations(
+                gone,
+                lsn,
+                wal.account.streams,
+                sent_through_lsn=wal.cursor.send_mark_lsn,
+                at_ms=self._clock.utc_ms(),
+            ):
+                wal.append(entry)
+
+    def _commit_first_entries(self) -> None:
+        """Commit before anything else runs; on a full disk the reserve pays for it."""
+        try:
+            self._wal.commit()
+        except WalFull:
+            if not self._wal.space.release_reserve():
+                raise
+            self._wal.commit()
+        self._wal.apply_committed()
 
     def _wire(self) -> None:
         config, wal = self._config, self._wal
@@ -124,6 +151,15 @@ class Daemon:
             clock=self._clock,
             random_bytes=os.urandom,
             outage_id=lambda: self._publisher.outages.current_id,
+            credit_window=lambda: self._intake.window_seqs,
+        )
+        self._intake = Intake(
+            wal,
+            self._committer,
+            on_full=config.wal.on_full,
+            boards=len(config.ports),
+            outage_id=ingest.outage_id,
+            clock_ms=self._clock.utc_ms,
         )
         self._sessions = [PortSession(port.path, ingest) for port in config.ports]
         self._ports = [
@@ -132,8 +168,17 @@ class Daemon:
         ]
         self._committer.call_on_durable(self._on_durable)
         self._committer.call_on_failed(self._on_ingest_stopped)
+        self._intake.call_on_changed(self._on_credit_changed)
+        self._intake.call_on_dropped(
+            lambda: self._publisher.notify_durable(self._committer.applied_lsn)
+        )
         self._view = AccountView(
-            config.gateway.name, ingest, self._sessions, self._publisher_metrics, self._committer
+            config.gateway.name,
+            ingest,
+            self._sessions,
+            publisher=self._publisher_metrics,
+            committer=self._committer,
+            intake=self._intake,
         )
         self.metrics.registry.register(AccountCollector(self._view))
 
@@ -141,6 +186,7 @@ class Daemon:
         async with asyncio.TaskGroup() as group:
             committing = group.create_task(self._committer.run(), name="committer")
             publishing_ = group.create_task(self._run_publisher(), name="publisher")
+            watching = group.create_task(self._intake.run(), name="intake")
             ports = [
                 group.create_task(port.run(), name=f"port {port.path}") for port in self._ports
             ]
@@ -149,6 +195,7 @@ class Daemon:
             if not self._config.broker.tls.enabled:
                 log.warning("TLS is off: all on the way to the broker can read and change the data")
             await self._stop.wait()
+            watching.cancel()
             await self._finish(committing, publishing_, ports)
 
     async def _finish(
@@ -158,6 +205,7 @@ class Daemon:
         ports: list[asyncio.Task[None]],
     ) -> None:
         log.info("gateway stops")
+        self._committer.finishing()
         await self._committer.flush()  # what has come in is acknowledged before its port closes
         for port in ports:
             port.cancel()
@@ -190,6 +238,10 @@ class Daemon:
         if batch:
             self._publisher.notify_durable(batch[-1][0])
 
+    def _on_credit_changed(self) -> None:
+        for session in self._sessions:
+            session.on_credit_changed()
+
     def _on_ingest_stopped(self, words: str) -> None:
         for session in self._sessions:
             session.on_ingest_stopped(words)
@@ -217,9 +269,11 @@ class Daemon:
     def health(self) -> dict[str, Any]:
         """Return what `/healthz` shows: failed when records can no longer be taken or passed on."""
         reason = self._committer.failed or self._publisher_failed
+        ingest = "full" if self._intake.full else "ok"
         return {
             "status": "ok" if reason is None else "failed",
             "reason": reason,
+            "ingest": ingest if self._committer.failed is None else "failed",
             "gateway": self._config.gateway.name,
             "run": self._run,
             "broker": self._publisher_metrics.state,

@@ -90,13 +90,16 @@ class Ingest:
         clock: Clock,
         random_bytes: Callable[[int], bytes],
         outage_id: Callable[[], int],
+        credit_window: Callable[[], int],
     ) -> None:
+        """`credit_window`: how many seqs beyond the durable one a board may send now."""
         self.account = account
         self.committer = committer
         self.metrics = metrics
         self.clock = clock
         self.random_bytes = random_bytes
         self.outage_id = outage_id
+        self.credit_window = credit_window
         self.links = Links()
         self._session_lsn = 0  # of the last Session appended
         # A copy that runs ahead of the account: the account's own changes only with its entries.

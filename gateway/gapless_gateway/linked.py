@@ -6,11 +6,13 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from gapless_gateway.account.dating import uptime_ms
+from gapless_gateway.account.intervals import IntervalSet
 from gapless_gateway.account.settling import ELSEWHERE, Settlement, settle, settle_closed
 from gapless_gateway.rates import RateMeter, SparseLog
 from gapless_gateway.wal.entries import (
     CONFLICT_BYTES_DIFFER,
     CONFLICT_RECORD_AFTER_LOST,
+    REASON_CORRUPTION,
     T_SOURCE_NONE,
     Conflict,
     Elsewhere,
@@ -41,6 +43,9 @@ class LinkedStream:
         self._counters = ingest.metrics.device(self.device)
         self._sparse = SparseLog(log)
         self._acked = 0
+        self._taken_through = 0  # what came in this session, and was skipped, without a hole
+        self._stored_through = 0  # what was in the log when it began
+        self._reclaiming = IntervalSet()  # unreadable here, and on its way again from the board
 
     def open(self) -> Settlement:
         """Settle the HELLO against the account and append the Session; the account is current.
@@ -50,7 +55,10 @@ class LinkedStream:
         account, now_ms = self._ingest.account, self._ingest.clock.utc_ms()
         former = account.by_device(self.device)
         settlement = settle(self._hello, account.streams.get(self.stream), account.log_id)
-        self._acked = settlement.durable
+        self._acked = self._taken_through = settlement.durable
+        known = account.streams.get(self.stream)
+        self._stored_through = known.durable if known is not None else settlement.durable
+        self._reclaiming = IntervalSet(settlement.reclaimed)
         # Before the Session of its successor, which closes it: should a crash part them, the next
         # START declares the rest again, and nothing is left behind in a stream that was closed.
         if former is not None and former.stream != self.stream and not former.closed:
@@ -58,18 +66,41 @@ class LinkedStream:
         self._ingest.append_session(self._session_entry(settlement.base, now_ms))
         for first, last, log_id in settlement.elsewhere:
             self._ingest.committer.append(Elsewhere(self.stream, first, last, log_id))
+        for first, last in settlement.given_up:
+            self._append_lost(
+                Lost(
+                    self.stream, first, last, REASON_CORRUPTION, False, True, now_ms,
+                    self._ingest.outage_id(),
+                )
+            )  # fmt: skip
         return settlement
+
+    @property
+    def acked(self) -> int:
+        """The seq that the board was told last is durable."""
+        return self._acked
 
     def durable_to_ack(self) -> int | None:
         """Return the durable seq if it has moved since the last call, else None."""
         known = self._account()
-        if known is None or known.durable <= self._acked:
+        if known is None:
             return None
-        self._acked = known.durable
-        return self._acked
+        # Of a board that is asked again, only what came again: it frees all that is acked.
+        durable = min(known.durable, self._taken_through)
+        if self._reclaiming:
+            self._reclaiming = self._reclaiming.intersection(known.unreadable_quarantined.keys())
+            durable = min([durable, *(first - 1 for first, _ in self._reclaiming)])
+        if durable <= self._acked:
+            return None
+        self._acked = durable
+        return durable
 
     def take_record(self, event: RecordReceived, rx_ms: int) -> None:
         """Date a record and append it."""
+        self._taken_through = event.seq
+        if event.seq <= self._stored_through and not self._reclaiming.contains(event.seq):
+            self.take_repeat(event, rx_ms)
+            return
         dated = self._ingest.date(self.stream, event.data, rx_ms)
         self._ingest.committer.append(
             Record(
@@ -90,16 +121,26 @@ class LinkedStream:
 
     def take_lost(self, event: LostReceived, rx_ms: int) -> None:
         """Append a range that the board, or the settling, declares lost."""
+        self._taken_through = event.last
         if event.reason == ELSEWHERE:
             return  # its Elsewhere entry stands in the log since the session was opened
-        self._append_lost(
-            Lost(
-                self.stream, event.first, event.last, event.reason, event.at_most,
-                event.by_gateway, rx_ms, self._ingest.outage_id(),
-            )
-        )  # fmt: skip
+        for first, last in self._not_stored(event.first, event.last):
+            self._append_lost(
+                Lost(
+                    self.stream, first, last, event.reason, event.at_most,
+                    event.by_gateway, rx_ms, self._ingest.outage_id(),
+                )
+            )  # fmt: skip
 
-    def take_repeat(self, event: RecordRepeated, rx_ms: int) -> None:
+    def _not_stored(self, first: int, last: int) -> list[tuple[int, int]]:
+        """The parts of a range that the log does not answer for already."""
+        if first > self._stored_through:
+            return [(first, last)]
+        parts = self._reclaiming.within(first, last)
+        parts.add(self._stored_through + 1, last)
+        return parts.ranges()
+
+    def take_repeat(self, event: RecordReceived | RecordRepeated, rx_ms: int) -> None:
         """Compare a seq that came again with what is stored, once that is in the account."""
         self._ingest.committer.when_durable(lambda: self._compare(event.seq, event.data, rx_ms))
 

@@ -36,8 +36,6 @@ from gapless_link.receiver import (
     Started,
 )
 
-# How many seqs beyond the durable one a board may send unasked. Bounds what lies in memory.
-CREDIT_WINDOW_SEQS = 1024
 STREAM_ID_BYTES = 4
 REJECT_NAMES = {
     gateway_messages.REJECT_VERSION: "version",
@@ -133,7 +131,14 @@ class PortSession:
         """
         durable = self.linked.durable_to_ack() if self.linked is not None else None
         if durable is not None:
-            self._receiver.acknowledge(durable, durable + CREDIT_WINDOW_SEQS)
+            self._receiver.acknowledge(durable, durable + self._ingest.credit_window())
+            self._pump()
+
+    def on_credit_changed(self) -> None:
+        """Tell the board how much it may send now, though nothing more is durable."""
+        if self.linked is not None:
+            durable = self.linked.acked
+            self._receiver.acknowledge(durable, durable + self._ingest.credit_window())
             self._pump()
 
     def on_ingest_stopped(self, words: str) -> None:
@@ -207,7 +212,10 @@ class PortSession:
             known = account.streams.get(self._offered_stream)
             durable = settle(hello, known, account.log_id).durable
             self._receiver.welcome(
-                account.log_id, self._offered_stream, durable, durable + CREDIT_WINDOW_SEQS
+                account.log_id,
+                self._offered_stream,
+                durable,
+                durable + self._ingest.credit_window(),
             )
         self._pump()
 
@@ -267,7 +275,7 @@ class PortSession:
         settlement = linked.open()
         durable = settlement.durable
         self._receiver.begin(settlement.expected, list(settlement.skipped))
-        self._receiver.acknowledge(durable, durable + CREDIT_WINDOW_SEQS)
+        self._receiver.acknowledge(durable, durable + self._ingest.credit_window())
         if starting.early_sample is not None:
             linked.take_clock(starting.early_sample)
         self._starting = None

@@ -30,25 +30,36 @@ class PowerCutError(BaseException):
 class Inode:
     cached: bytearray = field(default_factory=bytearray)
     durable: bytearray = field(default_factory=bytearray)
-    dirty: list[tuple[int, bytes]] = field(default_factory=list)
+    dirty: list[tuple[int, bytes | None]] = field(default_factory=list)  # None: cut there
 
     def write(self, offset: int, data: bytes) -> None:
         _put(self.cached, offset, data)
         self.dirty.append((offset, data))
 
+    def truncate(self, length: int) -> None:
+        del self.cached[length:]
+        self.dirty.append((length, None))
+
     def sync(self) -> None:
         for offset, data in self.dirty:
-            _put(self.durable, offset, data)
+            if data is None:
+                del self.durable[offset:]
+            else:
+                _put(self.durable, offset, data)
         self.dirty.clear()
 
     def after_power_cut(self, rng: random.Random, keep: str) -> Inode:
         survivor = bytearray(self.durable)
         for offset, data in self.dirty:
+            if data is None:
+                if _chosen(rng, keep):
+                    del survivor[offset:]
+                continue
             for start in range(0, max(len(data), 1), SECTOR_BYTES):
                 if _chosen(rng, keep):
                     _put(survivor, offset + start, data[start : start + SECTOR_BYTES])
         if keep == "random" and self.dirty and rng.random() < 0.3:
-            grown = max(offset + len(data) for offset, data in self.dirty)
+            grown = max(offset + len(data or b"") for offset, data in self.dirty)
             survivor.extend(bytes(max(0, grown - len(survivor))))
         return Inode(bytearray(survivor), bytearray(survivor))
 
@@ -167,6 +178,14 @@ class SimulatedDisk:
         file.write(self.read(source))
         file.fdatasync()
 
+    def allocate(self, path: Path, length: int) -> None:
+        file = self.create(path)
+        file.write(bytes(length))
+        file.fdatasync()
+
+    def space(self, path: Path) -> tuple[int, int]:
+        return 1 << 40, 1 << 40
+
     def fsync_directory(self, path: Path) -> None:
         self._call(f"fsync_directory {path.name}")
         kept = []
@@ -218,6 +237,10 @@ class SimulatedFile:
             self._inode.write(offset, part)
             raise
         self._inode.write(offset, data)
+
+    def truncate(self, length: int) -> None:
+        self._disk._call(f"truncate {self._name}")
+        self._inode.truncate(length)
 
     def fdatasync(self) -> None:
         try:

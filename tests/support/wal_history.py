@@ -52,10 +52,10 @@ def record(seq: int, *, data: bytes | None = None, stream: bytes = STREAM) -> Re
     )
 
 
-def session(next_seq: int, *, stream: bytes = STREAM) -> Session:
+def session(next_seq: int, *, stream: bytes = STREAM, device: str = "pump-1") -> Session:
     return Session(
-        device="pump-1",
-        uid=b"\x01\x02",
+        device=device,
+        uid=device.encode(),
         stream=stream,
         at_ms=1_700_000_000_000,
         port="/dev/ttyACM0",
@@ -65,7 +65,7 @@ def session(next_seq: int, *, stream: bytes = STREAM) -> Session:
         held=((1, next_seq - 1),) if next_seq > 1 else (),
         acked=0,
         acked_by=None,
-        uptime_ms=1000,
+        uptime_ms=1000 + next_seq,
         firmware="0.1.0",
         board="virtual",
         runtime="micropython",
@@ -112,6 +112,16 @@ class History:
         log.account.delivered(STREAM, through)
         self.stored, self.storing = self.storing, None
 
+    def last_seq_below(self, lsn: int) -> int:
+        """The highest seq that an entry below `lsn` is about."""
+        below = [entry for at, entry in self.appended.items() if at < lsn]
+        seqs = [
+            e.seq if isinstance(e, Record) else e.last
+            for e in below
+            if isinstance(e, Record | Lost)
+        ]
+        return max(seqs, default=0)
+
     def retire(self, log: Log, resume_lsn: int) -> list[str]:
         self.retire_below = resume_lsn
         return log.retire(resume_lsn)
@@ -148,7 +158,9 @@ def read_all(log: Log, at_a_time: int = 3) -> list[tuple[int, Entry]]:
     return found
 
 
-def live(disk: Disk, history: History, *, batches: int = 9) -> Log:
+def live(
+    disk: Disk, history: History, *, batches: int = 9, delivering_batches: int | None = None
+) -> Log:
     """The life itself. Raises whatever the disk raises; `history` tells how far it came."""
     log = open_log(disk)
     history.commit(log, run(log, 1), session(1000))
@@ -161,9 +173,9 @@ def live(disk: Disk, history: History, *, batches: int = 9) -> Log:
             entries.append(Progress(9, 1, ((STREAM, seq - 1, 0, 0, 0),), ((3, 2),), (), 3))
         history.commit(log, *entries)
         seq += 3 + 2 * (batch == 2)
-        if batch % 3 == 1:
+        if batch % 3 == 1 and (delivering_batches is None or batch < delivering_batches):
             done = log.durable_lsn - 4
-            history.store_cursor(log, done, log.durable_lsn + 100, max(seq - 8, 0))
+            history.store_cursor(log, done, log.durable_lsn + 100, history.last_seq_below(done))
             history.retire(log, done)
     history.commit(log, Stopped(99, 1))
     log.close()

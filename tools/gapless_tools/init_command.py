@@ -54,6 +54,9 @@ receipt_window = 10000         # messages that may wait for their receipt
 [wal]
 segment_bytes_max = 16777216
 commit_linger_ms = 0           # wait so long for more records before each sync to the disk
+# quota_bytes = 2000000000     # a ceiling for state_dir; none by default
+# free_bytes_min = 67108864    # stays free on the disk; by default this, or a tenth of a small disk
+on_full = "hold"               # or "drop-oldest": declare the oldest unsent records lost instead
 
 [web]                          # /healthz, /metrics (Prometheus) and /account
 host = "127.0.0.1"

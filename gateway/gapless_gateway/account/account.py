@@ -33,10 +33,13 @@ from gapless_gateway.account.stream_account import FINDINGS_MAX, StreamAccount
 from gapless_gateway.account.stream_snapshot import restore as restore_stream
 from gapless_gateway.account.stream_snapshot import snapshot_of
 from gapless_gateway.wal.entries import (
+    GONE_CORRUPTION,
     Conflict,
+    Delivered,
     Elsewhere,
     Entry,
     Fault,
+    Gone,
     Lost,
     Outage,
     Progress,
@@ -46,9 +49,11 @@ from gapless_gateway.wal.entries import (
     Session,
     Stopped,
     TimePair,
+    Unreadable,
 )
 
-SNAPSHOT_VERSION = 1
+SNAPSHOT_VERSION = 2
+SNAPSHOT_VERSIONS_READ = (1, 2)
 OUTAGES_KEPT_MAX = 256  # in memory and in snapshots; the log and the ledger have them all
 RECOVERIES_KEPT_MAX = 64
 
@@ -100,6 +105,7 @@ class Account:
         self.last_progress: tuple[int, int] = (0, 0)
         self.pending_peak = 0
         self.faults = 0
+        self.uncertain = False  # entries may be gone that the following ones build on
         self.violations = 0  # of entries that belong to no stream
         self.findings: list[str] = []
         self._uid_of_name: dict[str, bytes] = {}
@@ -169,38 +175,72 @@ class Account:
         """Fold the next entry. Never raises for what an entry says: what is wrong is counted."""
         if lsn != self.next_lsn and self.next_lsn is not None:
             self._violate(f"entry {lsn} stands where {self.next_lsn} was due")
-        self.next_lsn = lsn + 1
+        self.next_lsn = lsn + 1 if type(entry) is not Gone else entry.last_lsn + 1
         if type(entry) is Record:  # the hot one
             stream = self.streams.get(entry.stream)
             if stream is None or entry.outage > self.outages_total or not self.running:
                 stream = self._odd_record(entry)
             stream.take_record(entry)
             return
-        if not self.running and type(entry) is not Run:
+        if not self.running and type(entry) is not Run and not self._explained_by_loss(entry):
             self._violate(f"{type(entry).__name__} outside of a run")
         _FOLDS[type(entry)](self, entry)
 
+    def _explained_by_loss(self, entry: Entry) -> bool:
+        """Whether an entry outside of a run is none of ours to wonder at: its Run may be gone."""
+        if self.uncertain:
+            self.running = True
+        return self.uncertain or type(entry) is Gone
+
     def _odd_record(self, entry: Record) -> StreamAccount:
-        if not self.running:
+        if not self.running and not self._explained_by_loss(entry):
             self._violate("Record outside of a run")
-        if entry.outage > self.outages_total:
-            self._violate(f"record of outage {entry.outage}, which never began")
+        self._check_outage(entry.outage, entry.rx_ms)
         return self._stream(entry.stream, entry.seq - 1)
+
+    def _check_outage(self, outage: int, at_ms: int) -> None:
+        if outage <= self.outages_total:
+            return
+        if self.uncertain:  # the entry with which it began is gone
+            self._begin_outage(OutageAccount(outage, at_ms, "unknown", 0))
+        else:
+            self._violate(f"an entry of outage {outage}, which never began")
 
     def _stream(self, stream: bytes, base: int) -> StreamAccount:
         """The account of a stream; one that no Session opened is a finding, and counted on."""
         known = self.streams.get(stream)
         if known is None:
-            known = self.streams[stream] = StreamAccount(stream, "", b"", base)
-            known.violate("no session opened this stream")
+            name = f"stream-{stream.hex()}" if self.uncertain else ""
+            known = self.streams[stream] = StreamAccount(stream, name, b"", base)
+            known.uncertain = self.uncertain
+            if not self.uncertain:
+                known.violate("no session opened this stream")
         return known
 
+    def _fold_gone(self, entry: Gone) -> None:
+        if entry.cause == GONE_CORRUPTION:
+            self.uncertain = True
+            for one in self.streams.values():
+                one.uncertain = True
+        for stream, first, last in entry.ranges:
+            self._stream(stream, first - 1).take_gone(first, last)
+
+    def _fold_unreadable(self, entry: Unreadable) -> None:
+        self.last_at_ms = entry.at_ms
+        self._stream(entry.stream, entry.first - 1).take_unreadable(entry)
+
+    def _fold_delivered(self, entry: Delivered) -> None:
+        self.last_at_ms = entry.at_ms
+        self._stream(entry.stream, entry.first - 1).take_delivered(entry)
+
     def _fold_lost(self, entry: Lost) -> None:
-        if entry.outage > self.outages_total:
-            self._violate(f"LOST of outage {entry.outage}, which never began")
+        self._check_outage(entry.outage, entry.rx_ms)
         self._stream(entry.stream, entry.first - 1).take_lost(entry)
 
     def _fold_run(self, entry: Run) -> None:
+        if self.uncertain:
+            self.run, self.running = entry.run - 1, not entry.previous_clean
+            self.uncertain = False
         if entry.run != self.run + 1:
             self._violate(f"run {entry.run} follows run {self.run}")
         if entry.log_id != self.log_id:
@@ -240,15 +280,21 @@ class Account:
         self.last_at_ms = entry.at_ms
         lasting = self.outage
         if entry.began:
-            if lasting is not None or entry.id != self.outages_total + 1:
+            follows = lasting is None and entry.id == self.outages_total + 1
+            if not follows and not self.uncertain:
                 self._violate(f"outage {entry.id} began after {self.outages_total}")
-            self.outages_total = max(self.outages_total, entry.id)
-            self.outages.append(OutageAccount(entry.id, entry.at_ms, entry.cause, entry.pending))
-            del self.outages[:-OUTAGES_KEPT_MAX]
-        elif lasting is None or lasting.id != entry.id:
-            self._violate(f"outage {entry.id} ended and had not begun")
-        else:
+            if lasting is not None:
+                lasting.ended_ms = entry.at_ms
+            self._begin_outage(OutageAccount(entry.id, entry.at_ms, entry.cause, entry.pending))
+        elif lasting is not None and lasting.id == entry.id:
             lasting.ended_ms = entry.at_ms
+        elif not self.uncertain:
+            self._violate(f"outage {entry.id} ended and had not begun")
+
+    def _begin_outage(self, outage: OutageAccount) -> None:
+        self.outages_total = max(self.outages_total, outage.id)
+        self.outages.append(outage)
+        del self.outages[:-OUTAGES_KEPT_MAX]
 
     def _fold_time_pair(self, entry: TimePair) -> None:
         self.dating.add(entry)
@@ -258,6 +304,8 @@ class Account:
         self._stream(entry.stream, entry.seq).take_conflict(entry)
 
     def _fold_progress(self, entry: Progress) -> None:
+        if self.uncertain:
+            self.run = entry.run
         if entry.run != self.run:
             self._violate(f"progress of run {entry.run} in run {self.run}")
         if (entry.run, entry.at_ms) == self.last_progress:
@@ -267,7 +315,8 @@ class Account:
         for stream, *totals in entry.streams:
             known = self.streams.get(stream)
             if known is None:
-                self._violate(f"progress of stream {stream.hex()}, which was never opened")
+                if not self.uncertain:
+                    self._violate(f"progress of stream {stream.hex()}, which was never opened")
             else:
                 known.take_totals(Totals(*totals))
         self.durable_latency.merge(entry.durable_histogram)
@@ -288,6 +337,8 @@ class Account:
         self._stream(entry.stream, entry.first - 1).take_elsewhere(entry)
 
     def _fold_stopped(self, entry: Stopped) -> None:
+        if self.uncertain:
+            self.run = entry.run
         if entry.run != self.run:
             self._violate(f"run {entry.run} stopped in run {self.run}")
         self.running, self.last_at_ms = False, entry.at_ms
@@ -304,6 +355,7 @@ class Account:
         return {
             "v": SNAPSHOT_VERSION,
             **{name: getattr(self, name) for name in _PLAIN},
+            "uncertain": self.uncertain,
             "findings": list(self.findings),
             "last_progress": list(self.last_progress),
             "streams": [snapshot_of(one) for one in self.streams.values()],
@@ -323,8 +375,10 @@ class Account:
     def restore(cls, state: Any) -> Account:
         """The account that `snapshot` gave. Raises SnapshotMalformedError for anything else."""
         try:
-            if state["v"] != SNAPSHOT_VERSION:
-                raise SnapshotMalformedError(f"snapshot of version {state['v']}, this code reads 1")
+            if state["v"] not in SNAPSHOT_VERSIONS_READ:
+                raise SnapshotMalformedError(
+                    f"snapshot of version {state['v']}, this code reads up to {SNAPSHOT_VERSION}"
+                )
             return cls._restore(state)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, SnapshotMalformedError):
@@ -334,12 +388,14 @@ class Account:
     @classmethod
     def _restore(cls, state: dict[str, Any]) -> Account:
         account = cls(state["log_id"])
+        version = state["v"]
         for name in _PLAIN:
             setattr(account, name, state[name])
+        account.uncertain = version > 1 and state["uncertain"]
         account.findings = list(state["findings"])
         run, at_ms = state["last_progress"]
         account.last_progress = (run, at_ms)
-        for one in map(restore_stream, state["streams"]):
+        for one in (restore_stream(stream, version=version) for stream in state["streams"]):
             account.streams[one.stream] = one
         account._uid_of_name = dict(state["names"])
         account._name_of_uid = dict(state["uids"])
@@ -378,4 +434,7 @@ _FOLDS: dict[type, Callable[[Account, Any], None]] = {
     Fault: Account._fold_fault,
     Elsewhere: Account._fold_elsewhere,
     Stopped: Account._fold_stopped,
+    Gone: Account._fold_gone,
+    Unreadable: Account._fold_unreadable,
+    Delivered: Account._fold_delivered,
 }

@@ -15,6 +15,10 @@ its losses:
 "At most" are the numbers that a power cut reserved (HELLO.exact is false) above the highest that
 was witnessed before; they keep that doubt in later HELLOs until they are settled.
 
+Numbers that were stored here and cannot be read any more (quarantined as unreadable) are settled by
+the same HELLO: what the board still holds it is asked for again, and what it does not hold is
+LOST corruption, unless it may have been delivered before its bytes went bad.
+
 A first contact is settled from `base`: 0, or `acked` where another log acked the board before,
 since the account of that log ends there and ours begins (or lower, if the board still holds
 something lower and will send it here).
@@ -79,6 +83,10 @@ class Numbering(Protocol):
     def claimed(self) -> int:
         """The highest number witnessed."""
 
+    @property
+    def unreadable_quarantined(self) -> IntervalMap[bool]:
+        """Stored here, and the bytes are gone -> whether they may have been sent."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
@@ -96,6 +104,10 @@ class Settlement:
     gaps: tuple[Gap, ...] = ()
     elsewhere: tuple[tuple[int, int, bytes], ...] = ()
     went_backwards: str | None = field(default=None)
+    # Stored and unreadable: what the board will send again, and what nobody has any more.
+    reclaimed: tuple[tuple[int, int], ...] = ()
+    given_up: tuple[tuple[int, int], ...] = ()
+    stored_ahead: tuple[tuple[int, int], ...] = ()  # beyond `durable`, readable, not held
 
     @property
     def expected(self) -> int:
@@ -106,12 +118,13 @@ class Settlement:
     def skipped(self) -> tuple[Gap, ...]:
         """All that will not come as records from `expected` on, in order, for the receiver.
 
-        The `gaps`, and what is elsewhere beyond `durable` (rare: a board that still holds numbers
-        below what another log acked) with the reason ELSEWHERE, which is no reason of a LOST.
+        The `gaps`, and with the reason ELSEWHERE, which is no reason of a LOST, what is accounted
+        for beyond `durable` already: elsewhere (rare: a board that still holds numbers below what
+        another log acked), or here (a board that is asked again for a number before it).
         """
         beyond = [
             (first, last, ELSEWHERE, False)
-            for first, last, _ in self.elsewhere
+            for first, last in (*((a, b) for a, b, _ in self.elsewhere), *self.stored_ahead)
             if first > self.durable
         ]
         return tuple(sorted([*self.gaps, *beyond]))
@@ -159,7 +172,25 @@ def settle(
             gaps.assign(*one, (REASON_RESET, True))
     if elsewhere and elsewhere[0][0] == durable + 1:
         durable = elsewhere[0][1]
-    return Settlement(base, durable, _flat(gaps), tuple(elsewhere))
+    unreadable: IntervalMap[bool] = IntervalMap()
+    if stream is not None:
+        unreadable = stream.unreadable_quarantined
+    reclaimed = unreadable.keys().intersection(held)
+    given_up = IntervalSet((a, b) for a, b, may_be_sent in unreadable if not may_be_sent)
+    stored_ahead = IntervalSet()
+    if reclaimed:
+        again = reclaimed.ranges()[0][0]
+        stored_ahead = IntervalSet([(again, durable)]).difference(held)
+        durable = again - 1
+    return Settlement(
+        base,
+        durable,
+        _flat(gaps),
+        tuple(elsewhere),
+        reclaimed=tuple(reclaimed),
+        given_up=tuple(given_up.difference(held)),
+        stored_ahead=tuple(stored_ahead),
+    )
 
 
 def settle_closed(stream: Numbering, reason: int = REASON_REPLACED) -> tuple[Gap, ...]:

@@ -17,16 +17,18 @@ from gapless_gateway.account.intervals import IntervalMap, IntervalSet
 from gapless_gateway.account.settling import ELSEWHERE, Gap, doubt_of, settle, settle_closed
 from gapless_gateway.account.stream_facts import RECENT_CRCS_MAX, StreamFacts
 from gapless_gateway.wal.entries import (
+    GIVEN_UP_REASONS,
     REASON_CORRUPTION,
-    REASON_QUOTA,
     REASON_REPLACED,
     REASON_RETIRED,
     Conflict,
+    Delivered,
     Elsewhere,
     Lost,
     Quarantined,
     Record,
     Session,
+    Unreadable,
 )
 
 __all__ = ["FINDINGS_MAX", "RECENT_CRCS_MAX", "SEQ_MAX", "Balance", "StreamAccount", "Totals"]
@@ -34,8 +36,6 @@ __all__ = ["FINDINGS_MAX", "RECENT_CRCS_MAX", "SEQ_MAX", "Balance", "StreamAccou
 SEQ_MAX = (1 << 30) - 1
 FINDINGS_MAX = 16
 
-# A range that was stored may be given up later only for these, and only by the gateway.
-GIVEN_UP_REASONS = frozenset({REASON_QUOTA, REASON_CORRUPTION, REASON_RETIRED})
 REASONS = frozenset(range(1, 8))
 CLOSING_REASONS = frozenset({REASON_REPLACED, REASON_RETIRED})
 
@@ -60,7 +60,8 @@ class StreamAccount(StreamFacts):
     def _take_announced_record(self, entry: Record) -> None:
         """A record that the last HELLO held, or one with a hole before it."""
         seq = entry.seq
-        if seq < self.announced_next and not self.announced.contains(seq):
+        known = self.announced.contains(seq) or self.uncertain
+        if seq < self.announced_next and not known:
             self.violate(f"record {seq} came although the last HELLO held it no longer")
         self.elsewhere.remove(seq, seq)  # it is here after all
         self.stored.add(seq, seq)
@@ -69,6 +70,9 @@ class StreamAccount(StreamFacts):
 
     def _take_late_record(self, entry: Record) -> None:
         seq = entry.seq
+        if self.quarantined.contains(seq):
+            self._take_requeued_record(entry)
+            return
         self.violate(f"record {seq} stands behind {self.durable}")
         same = self.check_repeat(seq, entry.data)
         if same in {"differs", "after-lost"}:
@@ -77,6 +81,45 @@ class StreamAccount(StreamFacts):
             self.stored.add(seq, seq)  # it fills a hole: explained, though out of order
             if seq > self.durable - RECENT_CRCS_MAX:
                 self.recent_crcs[seq % RECENT_CRCS_MAX] = crc32(entry.data)
+
+    def _take_requeued_record(self, entry: Record) -> None:
+        """Out of quarantine: the board still had it, or the owner wants it sent again."""
+        seq = entry.seq
+        self.quarantined.remove(seq, seq)
+        self.unreadable.remove(seq, seq)
+        self.requeued.add(seq, seq)
+        if seq > self.durable - RECENT_CRCS_MAX:
+            self.recent_crcs[seq % RECENT_CRCS_MAX] = crc32(entry.data)
+
+    def take_gone(self, first: int, last: int) -> None:
+        """Numbers that stood in the log once; their bytes are gone. Only seen where it is folded.
+
+        They count as stored until an Unreadable or a Lost says what became of them.
+        """
+        if first <= self.durable:
+            self.violate(f"gone {first}..{last} stands behind {self.durable}")
+            first = self.durable + 1
+        if last < first:
+            return
+        self.elsewhere.remove(first, last)
+        self.stored.add(first, last)
+        self.unreadable.assign(first, last, True)
+        self._advance(last)
+
+    def take_unreadable(self, entry: Unreadable) -> None:
+        """Stored and undelivered numbers that cannot be read: quarantined."""
+        first, last = entry.first, entry.last
+        if not self._records(self.logged.delivered_through + 1, self.durable).covers(first, last):
+            self.violate(f"unreadable {first}..{last} is not stored, or was delivered")
+            return
+        self.quarantined.add(first, last)
+        self.unreadable.assign(first, last, entry.may_be_sent)
+
+    def take_delivered(self, entry: Delivered) -> None:
+        """Numbers out of quarantine that the broker has now."""
+        if not self.requeued.covers(entry.first, entry.last):
+            self.violate(f"delivered {entry.first}..{entry.last} out of turn was not requeued")
+        self.requeued.remove(entry.first, entry.last)
 
     def take_lost(self, entry: Lost) -> None:
         """A declared range: the next numbers, or what was stored and is given up."""
@@ -92,7 +135,8 @@ class StreamAccount(StreamFacts):
         if first <= self.durable:
             self.violate(f"LOST {first}..{last} reaches behind {self.durable}")
             first = self.durable + 1
-        if entry.by_gateway and not self._settled(first, last, verdict):
+        grounds = self.uncertain or not entry.by_gateway or self._settled(first, last, verdict)
+        if not grounds:
             self.violate(f"LOST {first}..{last} by the gateway, which no HELLO justifies")
         self.elsewhere.remove(first, last)
         self.lost.assign(first, last, verdict)
@@ -121,9 +165,12 @@ class StreamAccount(StreamFacts):
         first, last = entry.first, entry.last
         undelivered = self._records(self.logged.delivered_through + 1, last)
         may_go = undelivered.union(self.quarantined).covers(first, last)
-        if entry.by_gateway and entry.reason in GIVEN_UP_REASONS and may_go:
+        if not entry.by_gateway:  # the board dropped what cannot be read here any more
+            may_go = self.unreadable_quarantined.keys().covers(first, last)
+        if (not entry.by_gateway or entry.reason in GIVEN_UP_REASONS) and may_go:
             self.stored.remove(first, last)
             self.quarantined.remove(first, last)
+            self.unreadable.remove(first, last)
             self.lost.assign(first, last, verdict)
             return
         self.violate(f"LOST {first}..{last} stands behind {self.durable}")
@@ -132,8 +179,10 @@ class StreamAccount(StreamFacts):
 
     def take_session(self, entry: Session, log_id: bytes, opens: bool) -> None:
         """An accepted HELLO: what it claims, what it holds, what it leaves to be settled."""
+        if self.uncertain and not self.uid:  # the Session that opened it is gone
+            self.device, self.uid = entry.device, entry.uid
         settlement = settle(entry, None if opens else self, log_id)
-        if entry.base != settlement.base:
+        if entry.base != settlement.base and not self.uncertain:
             self.violate(f"session says base {entry.base}, its facts say {settlement.base}")
         if (entry.device, entry.uid) != (self.device, self.uid):
             self.violate(f"session of {entry.device} on the stream of {self.device}")
@@ -143,6 +192,7 @@ class StreamAccount(StreamFacts):
             self.violate("session on a stream that was closed")
         if any(not 0 < first <= last < entry.next for first, last in entry.held):
             self.violate(f"session holds {entry.held} and numbers next {entry.next}")
+        self.uncertain = False
         self.sessions += 1
         self.boot, self.uptime_ms = entry.boot, entry.uptime_ms
         self.last_heard_ms = entry.at_ms
@@ -179,6 +229,10 @@ class StreamAccount(StreamFacts):
     def take_quarantined(self, entry: Quarantined) -> None:
         """The broker refuses a number for good."""
         seq = entry.seq
+        if self.requeued.contains(seq):  # and not for the first time
+            self.requeued.remove(seq, seq)
+            self.quarantined.add(seq, seq)
+            return
         if seq <= self.logged.delivered_through or not self.stored.contains(seq):
             self.violate(f"quarantined {seq} is not stored, or was delivered")
             return

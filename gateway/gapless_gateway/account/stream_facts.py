@@ -37,6 +37,10 @@ class StreamFacts:
         self.lost: IntervalMap[tuple[int, bool]] = IntervalMap()  # -> (reason, at_most)
         self.elsewhere: IntervalMap[bytes] = IntervalMap()  # -> log_id
         self.quarantined = IntervalSet()
+        # Stored numbers whose bytes are gone -> whether they may have been sent all the same.
+        self.unreadable: IntervalMap[bool] = IntervalMap()
+        self.requeued = IntervalSet()  # out of quarantine again, and not delivered yet
+        self.uncertain = False  # entries that speak of this stream may be gone from the log
         self.announced = IntervalSet()  # `held` of the last Session
         self.announced_next = base + 1  # its `next`
         self.awaited: IntervalMap[tuple[int, bool]] = IntervalMap()  # settled, not yet declared
@@ -88,12 +92,20 @@ class StreamFacts:
     @property
     def delivered(self) -> IntervalSet:
         """The numbers that the broker (or the consumer) has as records."""
-        return self._records(self.base + 1, self.delivered_through)
+        return self._records(self.base + 1, self.delivered_through).difference(self.requeued)
 
     @property
     def pending_gateway(self) -> IntervalSet:
         """The numbers stored here and not yet delivered."""
-        return self._records(self.delivered_through + 1, self.durable)
+        pending = self._records(self.delivered_through + 1, self.durable)
+        return pending.union(self.requeued) if self.requeued else pending
+
+    @property
+    def unreadable_quarantined(self) -> IntervalMap[bool]:
+        """The quarantined numbers whose bytes are gone -> whether they may have been sent."""
+        if not self.unreadable or not self.quarantined:
+            return IntervalMap()
+        return IntervalMap(one for a, b in self.quarantined for one in self.unreadable.within(a, b))
 
     @property
     def held(self) -> IntervalSet:
@@ -136,7 +148,11 @@ class StreamFacts:
         """
         if self.lost.get(seq) is not None:
             return "after-lost"
-        if seq <= self.durable - RECENT_CRCS_MAX or not self.stored.contains(seq):
+        if (
+            seq <= self.durable - RECENT_CRCS_MAX
+            or not self.stored.contains(seq)
+            or self.unreadable.get(seq) is not None
+        ):
             return "unverifiable"
         return "same" if self.recent_crcs[seq % RECENT_CRCS_MAX] == crc32(data) else "differs"
 

@@ -14,8 +14,9 @@ from gapless_gateway.account.balance import Totals
 from gapless_gateway.account.intervals import IntervalMap, IntervalSet, Range
 from gapless_gateway.account.stream_account import RECENT_CRCS_MAX, StreamAccount
 
-# How many fields follow the plain ones.
-SETS = 10
+# How many fields follow the plain ones, and how many there were in version 1.
+SETS = 13
+SETS_OF_VERSION_1 = 10
 
 # Order is part of the snapshot's format.
 _PLAIN = (
@@ -63,13 +64,17 @@ def snapshot_of(account: StreamAccount) -> list[Any]:
             account.logged.unverifiable,
         ],
         _recent_crc_bytes(account),
+        _flat_items(_unreadable_that_matter(account).items()),
+        _flat_ranges(account.requeued),
+        account.uncertain,
     ]
 
 
-def restore(state: list[Any]) -> StreamAccount:
+def restore(state: list[Any], *, version: int) -> StreamAccount:
     """The stream account that `snapshot_of` wrote. ValueError or TypeError if it is none."""
-    if len(state) != len(_PLAIN) + SETS:
-        raise ValueError(f"a stream of {len(state)} fields instead of {len(_PLAIN) + SETS}")
+    sets = SETS_OF_VERSION_1 if version == 1 else SETS
+    if len(state) != len(_PLAIN) + sets:
+        raise ValueError(f"a stream of {len(state)} fields instead of {len(_PLAIN) + sets}")
     plain = dict(zip(_PLAIN, state, strict=False))
     account = StreamAccount(plain["stream"], plain["device"], plain["uid"], plain["base"])
     for name, value in plain.items():
@@ -86,7 +91,18 @@ def restore(state: list[Any]) -> StreamAccount:
     account.logged = Totals(*next(rest))
     account.live = replace(account.logged)
     _restore_crcs(account, next(rest))
+    if version > 1:
+        account.unreadable = IntervalMap((a, b, may_be_sent) for a, b, may_be_sent in next(rest))
+        account.requeued = _ranges(next(rest))
+        account.uncertain = next(rest)
     return account
+
+
+def _unreadable_that_matter(account: StreamAccount) -> IntervalMap[bool]:
+    """Those in quarantine, and those that a repeat could still be compared with."""
+    recent = account.durable - RECENT_CRCS_MAX + 1
+    matter = account.quarantined.union(IntervalSet([(recent, account.durable)]))
+    return IntervalMap(one for a, b in matter for one in account.unreadable.within(a, b))
 
 
 def _recent(account: StreamAccount) -> list[int]:

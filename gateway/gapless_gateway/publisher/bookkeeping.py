@@ -8,13 +8,16 @@ one at a time; only this task touches the cursor's fields.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
+from gapless_gateway.account.intervals import IntervalSet
 from gapless_gateway.publisher.delivery import Delivery
 from gapless_gateway.publisher.metrics import PublisherMetrics
 from gapless_gateway.publisher.parts import LogView, StreamView
 from gapless_gateway.publisher.settings import PublisherSettings
 from gapless_gateway.wal.entries import Entry, Progress
+from gapless_gateway.wal.errors import WalFull
 
 Row = tuple[bytes, int, int, int, int]
 
@@ -50,6 +53,7 @@ class Bookkeeping:
         self._rows: dict[bytes, Row] = {one: _row(view) for one, view in self._streams()}
         self._pending = self.pending()
         self._last_progress_ms = 0
+        self._is_stored = True  # what the cursor's fields say
 
     def want_mark(self) -> None:
         """Sending waits for a higher mark."""
@@ -85,7 +89,9 @@ class Bookkeeping:
         await self._store(self._delivery.may_have_been_sent)
 
     def note_progress(self) -> None:
-        """Append a Progress entry if anything changed since the last one."""
+        """Append a Progress entry if anything changed since the last one, and there is room."""
+        if self._log.stuck:
+            return  # it would wait in memory, and another one after it, for as long as that lasts
         durable, delivered = self._metrics.take_histograms()
         pending = self._metrics.pending = self.pending()
         rows = {one: _row(view) for one, view in self._streams()}
@@ -112,20 +118,28 @@ class Bookkeeping:
     async def _store(self, send_mark_lsn: int) -> None:
         cursor, resume_lsn = self._log.cursor, self._delivery.resume_lsn
         state = (resume_lsn, send_mark_lsn, self._delivery.delivered_through)
-        if state == (cursor.resume_lsn, cursor.send_mark_lsn, cursor.delivered_through):
+        stored = (cursor.resume_lsn, cursor.send_mark_lsn, cursor.delivered_through)
+        if self._is_stored and state == stored and not self._log.can_retire(resume_lsn):
             self._on_mark(send_mark_lsn)
             return
         cursor.resume_lsn = resume_lsn
         cursor.send_mark_lsn = send_mark_lsn
         cursor.delivered_through = dict(self._delivery.delivered_through)
-        await asyncio.to_thread(self._store_and_retire, resume_lsn)
-        self._on_mark(send_mark_lsn)
+        quarantined = {
+            one: view.quarantined.copy() for one, view in self._streams() if view.quarantined
+        }
+        self._is_stored = False
+        await asyncio.to_thread(self._store_and_retire, resume_lsn, quarantined)
+        if self._is_stored:
+            self._on_mark(send_mark_lsn)
 
-    def _store_and_retire(self, resume_lsn: int) -> None:
+    def _store_and_retire(self, resume_lsn: int, quarantined: dict[bytes, IntervalSet]) -> None:
         # Delivered before free: the cursor says on disk that all below resume_lsn is delivered, and
-        # only then may the log let go of it.
-        self._log.cursor.store()
-        self._log.retire(resume_lsn)
+        # only then may the log let go of it. A full disk puts both off.
+        with contextlib.suppress(WalFull):
+            self._log.cursor.store()
+            self._is_stored = True
+            self._log.retire(resume_lsn, quarantined)
 
     def _streams(self) -> list[tuple[bytes, StreamView]]:
         return list(self._log.account.streams.items())

@@ -6,8 +6,9 @@ per stream, whose head says how far that stream is delivered. A broker may ackno
 order; a stream's delivered-through only ever moves over what is delivered without a hole.
 
 What makes a flight delivered depends on the mode: the broker's PUBACK, or the consumer's receipt.
-A record that the broker refuses for good waits for its Quarantined entry to be durable, and then
-for the announcement, which flies in the record's own place.
+What speaks of numbers that were passed before (a record out of quarantine, a LOST of one that was
+in it) counts with its PUBACK in both. A record that the broker refuses for good waits for its
+Quarantined entry to be durable, and then for the announcement, which flies in the record's place.
 
 Which transmissions carry `redelivery`: those of an LSN at or below `resend_through`. At the start
 of a run that is the send mark of the run before (or the end of the log that was recovered, where
@@ -19,21 +20,25 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from gapless_gateway.publisher.standing_in import SetAside
 from gapless_gateway.wal.entries import Elsewhere, Lost, Record
 
-Sendable = Record | Lost | Elsewhere
+Sendable = Record | Lost | Elsewhere | SetAside
 
 
 class Flight:
     """One entry on its way."""
 
-    __slots__ = ("delivered", "entry", "held_back", "last", "lsn")
+    __slots__ = ("delivered", "entry", "held_back", "last", "lsn", "out_of_turn")
 
     def __init__(self, lsn: int, entry: Sendable) -> None:
         self.lsn = lsn
         self.entry = entry
         self.last = last_seq(entry)
-        self.held_back = False  # refused for good, and its announcement has not left
+        self.held_back = False  # waits for an entry to be durable before it may count
+        # Told about numbers that were passed before: no receipt will speak of it, so its PUBACK
+        # counts in both modes.
+        self.out_of_turn = False
         self.delivered = False
 
 

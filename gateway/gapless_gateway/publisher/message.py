@@ -35,6 +35,7 @@ from typing import Any, Literal
 import cbor2
 
 from gapless_gateway.brokers.base import OutgoingMessage
+from gapless_gateway.publisher.standing_in import SetAside
 from gapless_gateway.wal import entries
 from gapless_gateway.wal.entries import Elsewhere, Lost, Record
 from gapless_link.messages import KIND_EVENT, KIND_SAMPLE
@@ -97,6 +98,13 @@ class MessageMaker:
         return self._declared(
             device, entry.stream, (entry.seq, entry.seq), REASON_QUARANTINED, redelivery=redelivery,
             rx_ms=entry.rx_ms, outage=entry.outage,
+        )  # fmt: skip
+
+    def of_set_aside(self, device: str, entry: SetAside, *, redelivery: bool) -> OutgoingMessage:
+        """The announcement, in their place, that records are kept aside which cannot be read."""
+        return self._declared(
+            device, entry.stream, (entry.first, entry.last), REASON_QUARANTINED,
+            redelivery=redelivery, rx_ms=entry.rx_ms,
         )  # fmt: skip
 
     def of_elsewhere(self, device: str, entry: Elsewhere, *, redelivery: bool) -> OutgoingMessage:

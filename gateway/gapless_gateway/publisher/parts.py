@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from gapless_gateway.account.intervals import IntervalMap, IntervalSet
 from gapless_gateway.wal.entries import Entry
 
 
@@ -17,16 +18,6 @@ class LiveTotals(Protocol):
     suppressed: int
     redelivered: int
     unverifiable: int
-
-
-class Seqs(Protocol):
-    """A set of seqs."""
-
-    def contains(self, number: int, /) -> bool:
-        """Whether the seq is in it."""
-
-    def count(self) -> int:
-        """How many there are."""
 
 
 class StreamView(Protocol):
@@ -49,11 +40,23 @@ class StreamView(Protocol):
         """The totals that Progress entries carry."""
 
     @property
-    def quarantined(self) -> Seqs:
-        """The seqs that the broker refused for good."""
+    def quarantined(self) -> IntervalSet:
+        """The seqs that the broker refused for good, or that cannot be read any more."""
 
     @property
-    def pending_gateway(self) -> Seqs:
+    def requeued(self) -> IntervalSet:
+        """The seqs that came out of quarantine and are not delivered yet."""
+
+    @property
+    def stored(self) -> IntervalSet:
+        """The seqs that were stored."""
+
+    @property
+    def lost(self) -> IntervalMap[tuple[int, bool]]:
+        """Declared ranges -> (reason, at_most)."""
+
+    @property
+    def pending_gateway(self) -> IntervalSet:
         """The seqs that are stored and not delivered."""
 
 
@@ -120,8 +123,19 @@ class LogView(Protocol):
     def durable_lsn(self) -> int:
         """The highest LSN that is on disk."""
 
+    @property
+    def barrier_lsn(self) -> int | None:
+        """Nothing from here on may leave now; None: all may."""
+
+    @property
+    def stuck(self) -> bool:
+        """Whether what was appended waits for room on the disk."""
+
+    def can_retire(self, resume_lsn: int, /) -> bool:
+        """Whether there is a segment to free."""
+
     def read(self, from_lsn: int, limit: int, /) -> list[tuple[int, Entry]]:
         """Durable entries from there on, at most `limit`."""
 
-    def retire(self, resume_lsn: int, /) -> Any:
-        """Free the segments whose entries are all below."""
+    def retire(self, resume_lsn: int, quarantined: Mapping[bytes, IntervalSet], /) -> Any:
+        """Free the segments whose entries are all below; records in quarantine are kept aside."""

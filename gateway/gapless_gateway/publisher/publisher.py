@@ -319,6 +319,7 @@ class Publisher:
     def _period_is_over(self) -> None:
         if self._by_receipt and self._connection is not None:
             self._receipt_mode.resend_if_stuck()
+        self._sending.wake()  # what could not be read a while ago may be readable now
 
     # The end
 

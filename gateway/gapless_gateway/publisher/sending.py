@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from gapless_gateway.account.declaring import declarations, undeclared
 from gapless_gateway.brokers.base import (
     BrokerConnection,
     OutgoingMessage,
@@ -25,7 +26,18 @@ from gapless_gateway.publisher.metrics import PublisherMetrics
 from gapless_gateway.publisher.parts import LogView
 from gapless_gateway.publisher.receipts import Receipts
 from gapless_gateway.publisher.settings import PublisherSettings
-from gapless_gateway.wal.entries import Elsewhere, Entry, Lost, Quarantined, Record, Session
+from gapless_gateway.publisher.standing_in import SetAside, pieces_of
+from gapless_gateway.wal.entries import (
+    GIVEN_UP_REASONS,
+    Delivered,
+    Elsewhere,
+    Entry,
+    Gone,
+    Lost,
+    Quarantined,
+    Record,
+    Session,
+)
 
 _log = logging.getLogger("gapless.publisher")
 
@@ -79,6 +91,10 @@ class Sending:
         self._aside: dict[tuple[bytes, int], int] = {}
         self._quarantining: deque[tuple[int, Flight]] = deque()  # that LSN, and who waits for it
         self._announcing: deque[Flight] = deque()
+        # Out of quarantine and with the broker, the Delivered entry appended and not durable yet.
+        self._delivering: dict[tuple[bytes, int], int] = {}
+        self._confirming: deque[tuple[int, Flight]] = deque()  # that LSN, and who waits for it
+        self._declared_lsn = 0  # of the last Gone whose numbers had to be declared
         self._awake = False
         self._warned_no_subscribers = False
 
@@ -108,6 +124,7 @@ class Sending:
         self._ahead.clear()
         self._quarantining.clear()
         self._announcing.clear()
+        self._confirming.clear()
         self._delivery.rewind()
 
     def publish(self, message: OutgoingMessage, connection: BrokerConnection) -> None:
@@ -128,6 +145,10 @@ class Sending:
         """Entries up to `lsn` are durable: they may leave, and what is quarantined be announced."""
         while self._quarantining and self._quarantining[0][0] <= lsn:
             self._announcing.append(self._quarantining.popleft()[1])
+        while self._confirming and self._confirming[0][0] <= lsn:
+            self._delivery.deliver(self._confirming.popleft()[1])
+        if self._delivering:
+            self._delivering = {key: at for key, at in self._delivering.items() if at > lsn}
         if self._aside:
             self._aside = {key: at for key, at in self._aside.items() if at > lsn}
         self.wake()
@@ -174,6 +195,12 @@ class Sending:
             if not self._ahead:
                 return False
         lsn, entry = self._ahead[0]
+        barrier_lsn = self._log.barrier_lsn
+        if barrier_lsn is not None and lsn >= barrier_lsn:
+            self._ahead.clear()  # read before its segment lost its records
+            return False
+        if isinstance(entry, Gone) and not self._is_declared(lsn, entry):
+            return False
         if lsn + self._settings.send_mark_block_lsns // 2 > self.mark_lsn:
             self._want_mark()  # before it is needed, so that a drain does not wait for the disk
             if lsn > self.mark_lsn:
@@ -181,14 +208,48 @@ class Sending:
         self._ahead.popleft()
         if isinstance(entry, Record | Lost | Elsewhere):
             self._take(lsn, entry, connection)
+        elif isinstance(entry, Gone):
+            self._tell_gone(lsn, entry, connection)
+            self._delivery.next_lsn = entry.last_lsn + 1
+            return True
         elif isinstance(entry, Session):
             self._on_new_stream()
         self._delivery.next_lsn = lsn + 1
         return True
 
+    def _is_declared(self, lsn: int, gone: Gone) -> bool:
+        """Whether all that is gone is accounted for; if not, what is missing is appended first."""
+        account = self._log.account
+        if lsn <= self._declared_lsn < self._log.next_lsn and undeclared(gone, account.streams):
+            return False  # appended, and not durable yet
+        entries = declarations(
+            gone,
+            lsn,
+            account.streams,
+            sent_through_lsn=self._delivery.may_have_been_sent,
+            at_ms=self._clock_ms(),
+        )
+        if entries:
+            self._declared_lsn = lsn
+            for entry in entries:
+                self._append(entry)
+        return not entries
+
+    def _tell_gone(self, lsn: int, gone: Gone, connection: BrokerConnection) -> None:
+        delivery = self._delivery
+        redelivery = lsn <= delivery.resend_through
+        pieces = pieces_of(
+            gone, self._log.account.streams, delivery.delivered_through, self._clock_ms()
+        )
+        for piece in pieces:
+            message = self._message(piece, redelivery)
+            self._send(delivery.send(lsn, piece), message, connection, redelivery)
+
     def _take(self, lsn: int, entry: Sendable, connection: BrokerConnection) -> None:
         delivery = self._delivery
         if delivery.is_delivered(entry):
+            if self._speaks_again(entry):
+                self._send_out_of_turn(lsn, entry, connection)
             return
         redelivery = lsn <= delivery.resend_through
         if redelivery and last_seq(entry) <= self._receipts.heard.get(entry.stream, 0):
@@ -204,14 +265,52 @@ class Sending:
             return
         self._send(delivery.send(lsn, entry), message, connection, redelivery)
 
+    def _speaks_again(self, entry: Sendable) -> bool:
+        """Whether an entry is about numbers that were passed, and says something new of them."""
+        if isinstance(entry, Record):
+            return self._is_requeued(entry)
+        return isinstance(entry, Lost) and entry.by_gateway and entry.reason in GIVEN_UP_REASONS
+
+    def _is_requeued(self, entry: Sendable) -> bool:
+        if not isinstance(entry, Record):
+            return False
+        stream = self._log.account.streams[entry.stream]
+        return (
+            stream.requeued.contains(entry.seq)
+            and (entry.stream, entry.seq) not in self._delivering
+        )
+
+    def _send_out_of_turn(self, lsn: int, entry: Sendable, connection: BrokerConnection) -> None:
+        """Flagged as a redelivery: the number was spoken of before."""
+        try:
+            message = self._message(entry, redelivery=True)
+        except CannotEncode as error:
+            self._quarantine(
+                self._delivery.send_nothing(lsn, entry), f"cannot be published: {error}"
+            )
+            return
+        flight = self._delivery.send(lsn, entry)
+        flight.out_of_turn = flight.held_back = True
+        self._send(flight, message, connection, redelivery=True)
+
     def _message(self, entry: Sendable, redelivery: bool) -> OutgoingMessage:
         stream = self._log.account.streams[entry.stream]
         if isinstance(entry, Record):
             if stream.quarantined.contains(entry.seq):
                 return self._maker.of_quarantined(stream.device, entry, redelivery=redelivery)
+            given_up = stream.lost.get(entry.seq) if stream.lost else None
+            if given_up is not None:  # durable as LOST since, so that is what it is
+                reason, at_most = given_up
+                lost = Lost(
+                    entry.stream, entry.seq, entry.seq, reason, at_most, True,
+                    entry.rx_ms, entry.outage,
+                )  # fmt: skip
+                return self._maker.of_lost(stream.device, lost, redelivery=redelivery)
             return self._maker.of_record(stream.device, entry, redelivery=redelivery)
         if isinstance(entry, Lost):
             return self._maker.of_lost(stream.device, entry, redelivery=redelivery)
+        if isinstance(entry, SetAside):
+            return self._maker.of_set_aside(stream.device, entry, redelivery=redelivery)
         return self._maker.of_elsewhere(stream.device, entry, redelivery=redelivery)
 
     def _announce(self, flight: Flight, connection: BrokerConnection) -> None:
@@ -257,8 +356,20 @@ class Sending:
             self._metrics.acknowledged += 1
             if outcome is PublishOutcome.NO_SUBSCRIBERS:
                 self._no_subscribers()
-            if not self._by_receipt:
+            if flight.out_of_turn:
+                self._delivered_out_of_turn(flight)
+            elif not self._by_receipt:
                 self._delivery.deliver(flight)
+
+    def _delivered_out_of_turn(self, flight: Flight) -> None:
+        """Delivered before free: of a record out of quarantine the log has to say so first."""
+        entry = flight.entry
+        if not isinstance(entry, Record) or not self._is_requeued(entry):
+            self._delivery.deliver(flight)
+            return
+        lsn = self._append(Delivered(entry.stream, entry.seq, entry.seq, self._clock_ms()))
+        self._delivering[entry.stream, entry.seq] = lsn
+        self._confirming.append((lsn, flight))
 
     def _acknowledged_other(self, result: PublishResult) -> None:
         self.unacknowledged -= 1

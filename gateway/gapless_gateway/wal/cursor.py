@@ -11,8 +11,8 @@ import struct
 import zlib
 from pathlib import Path
 
-from gapless_gateway.wal.disk import Disk, DiskFile, write_new_file
-from gapless_gateway.wal.errors import WalFailed, WalTooNew
+from gapless_gateway.wal.disk import Disk, DiskFile, NoRoom, is_full, write_new_file
+from gapless_gateway.wal.errors import WalFailed, WalFull, WalTooNew
 from gapless_gateway.wal.format import crc_seed
 
 CURSOR_MAGIC = b"GAPLCUR\n"
@@ -43,7 +43,8 @@ class Cursor:
     def store(self) -> None:
         """Write the fields to disk; blocking, one write and one sync.
 
-        Raises WalFailed, once and for ever, if the disk fails: then the slot before still holds.
+        Raises WalFull if there is no room, which a later try may find; WalFailed, once and for
+        ever, if the disk fails. In both cases the slot before still holds.
         """
         if self._failed or self._file is None:
             raise WalFailed("the cursor cannot be stored any more; restart the gateway")
@@ -52,6 +53,8 @@ class Cursor:
             self._file.write_at((self.generation + 1) % 2 * SLOT_BYTES, data)
             self._file.fdatasync()
         except OSError as error:
+            if is_full(error):
+                raise WalFull("there is no room for the cursor") from error
             self._failed = True
             raise WalFailed(
                 f"the cursor cannot be stored: {error.strerror or error}; "
@@ -115,6 +118,22 @@ def read_cursor(disk: Disk, path: Path) -> Cursor | None:
     slots = [decode_slot(data[:SLOT_BYTES]), decode_slot(data[SLOT_BYTES:])]
     valid = [slot for slot in slots if slot is not None]
     return max(valid, key=lambda slot: slot.generation, default=None)
+
+
+def renew_cursor_file(disk: Disk, path: Path, cursor: Cursor) -> None:
+    """Write the cursor anew, synced, and attach it to its file.
+
+    On a disk without room for a second file the next slot of the old one has to do. Raises OSError.
+    """
+    try:
+        write_cursor_file(disk, path, cursor)
+        cursor.attach(disk, path)
+    except NoRoom as error:
+        cursor.attach(disk, path)
+        try:
+            cursor.store()
+        except WalFull as full:
+            raise error from full
 
 
 def write_cursor_file(disk: Disk, path: Path, cursor: Cursor) -> None:

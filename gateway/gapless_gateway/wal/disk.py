@@ -8,11 +8,14 @@ was not synced. All methods raise OSError as the operating system does.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
 from pathlib import Path
 from typing import Protocol
+
+FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class DiskFile(Protocol):
@@ -23,6 +26,9 @@ class DiskFile(Protocol):
 
     def write_at(self, offset: int, data: bytes) -> None:
         """Write all of `data` over what stands at `offset`."""
+
+    def truncate(self, length: int) -> None:
+        """Cut the file to `length` bytes; the next write goes to its end."""
 
     def fdatasync(self) -> None:
         """Return once the file's bytes and its length survive a power cut."""
@@ -84,6 +90,12 @@ class Disk(Protocol):
     def copy(self, source: Path, target: Path) -> None:
         """Copy a file and sync the copy (not the directory)."""
 
+    def allocate(self, path: Path, length: int) -> None:
+        """A file of `length` bytes that really takes up its space, synced (not the directory)."""
+
+    def space(self, path: Path) -> tuple[int, int]:
+        """(free for us, whole size) in bytes of the file system that `path` is on."""
+
     def fsync_directory(self, path: Path) -> None:
         """Return once the names in the directory survive a power cut."""
 
@@ -106,6 +118,10 @@ class OsFile:
         written = 0
         while written < len(data):
             written += os.pwrite(self._descriptor, data[written:], offset + written)
+
+    def truncate(self, length: int) -> None:
+        os.ftruncate(self._descriptor, length)
+        os.lseek(self._descriptor, 0, os.SEEK_END)
 
     def fdatasync(self) -> None:
         os.fdatasync(self._descriptor)
@@ -186,6 +202,18 @@ class OsDisk:
         finally:
             os.close(descriptor)
 
+    def allocate(self, path: Path, length: int) -> None:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            os.posix_fallocate(descriptor, 0, length)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def space(self, path: Path) -> tuple[int, int]:
+        facts = os.statvfs(path)
+        return facts.f_bavail * facts.f_frsize, facts.f_blocks * facts.f_frsize
+
     def fsync_directory(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -203,13 +231,65 @@ class OsDisk:
         return OsLock(descriptor)
 
 
+class NoRoom(OSError):
+    """The disk is full; nothing was changed by the attempt."""
+
+
+def is_full(error: OSError) -> bool:
+    """Whether an error of the operating system says that there is no space left."""
+    return error.errno in FULL_ERRNOS
+
+
+def append_whole(file: DiskFile, size: int, data: bytes) -> None:
+    """Write at the end of a file of `size` bytes, and sync: all of `data`, or on a full disk none.
+
+    Raises NoRoom for the latter. Any other OSError, and any of the sync, leaves it unknown what
+    the file holds: nothing may be built on it before a new start has read it.
+    """
+    try:
+        file.write(data)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        file.truncate(size)  # a part may have been written
+        file.fdatasync()
+        raise NoRoom(error.errno, error.strerror) from error
+    file.fdatasync()
+
+
+def renew_file(disk: Disk, path: Path, data: bytes) -> None:
+    """Make sure that bytes which a file begins with are on the disk, and are all that it holds.
+
+    Written to a new file; on a disk without room for that, over themselves. Raises OSError.
+    """
+    try:
+        write_new_file(disk, path, data)
+    except NoRoom:
+        file = disk.open(path)
+        try:
+            file.write_at(0, data)
+            file.truncate(len(data))
+            file.fdatasync()
+        finally:
+            file.close()
+
+
 def write_new_file(disk: Disk, path: Path, data: bytes) -> None:
-    """Put a whole file in its place so that a crash leaves the old one or the new one."""
+    """Put a whole file in its place so that a crash leaves the old one or the new one.
+
+    If that fails before the rename, the old one stands and the half-made one is removed: NoRoom
+    if the disk is full. Any other OSError leaves it open which of the two it is.
+    """
     temporary = path.with_name(path.name + ".new")
     file = disk.create(temporary)
     try:
         file.write(data)
         file.fdatasync()
+    except OSError as error:
+        disk.unlink(temporary)
+        if is_full(error):
+            raise NoRoom(error.errno, error.strerror) from error
+        raise
     finally:
         file.close()
     disk.rename(temporary, path)

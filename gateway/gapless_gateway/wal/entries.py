@@ -33,6 +33,8 @@ REASON_RETIRED = 4
 REASON_QUOTA = 5
 REASON_CORRUPTION = 6
 REASON_GATEWAY_ROLLBACK = 7
+# What was stored may be given up later only for these, and only by the gateway.
+GIVEN_UP_REASONS = frozenset({REASON_QUOTA, REASON_CORRUPTION, REASON_RETIRED})
 REASON_WORDS = {
     REASON_OVERFLOW: "overflow",
     REASON_RESET: "reset",
@@ -42,6 +44,11 @@ REASON_WORDS = {
     REASON_CORRUPTION: "corruption",
     REASON_GATEWAY_ROLLBACK: "gateway-rollback",
 }
+
+# Gone.cause
+GONE_CORRUPTION = "corruption"
+GONE_QUOTA = "quota"
+GONE_RANGES_MAX = 4096  # of one entry: bounds its length
 
 # stream, seq, rx_ms, t_lo_ms, t_hi_ms, t_source, outage; the board's record bytes follow.
 RECORD_FIXED = struct.Struct(">4sIqqqBI")
@@ -234,6 +241,48 @@ class Stopped:
     run: int
 
 
+@_entry_class
+class Gone:
+    """Stands in the place of entries whose bytes are gone: unreadable, or dropped for want of room.
+
+    It takes up the LSNs from its own through `last_lsn`, so that a log stays without a hole. What
+    became of its numbers, the entries say that were appended when that was known: Unreadable, Lost.
+    """
+
+    KIND: ClassVar[int] = 13
+    last_lsn: int
+    cause: str  # GONE_...
+    ranges: tuple[tuple[bytes, int, int], ...]  # (stream, first, last) that stood here
+
+
+@_entry_class
+class Unreadable:
+    """The stored and undelivered seqs first..last cannot be read any more: quarantined.
+
+    Until the board says whether it still has them (then they come again as Records) or not (then
+    they are Lost), or the owner discards them.
+    """
+
+    KIND: ClassVar[int] = 14
+    stream: bytes
+    first: int
+    last: int
+    at_ms: int
+    may_be_sent: bool  # they may have been delivered all the same, so only the owner gives them up
+    reason: str
+
+
+@_entry_class
+class Delivered:
+    """The seqs first..last, which came out of quarantine, are delivered now: out of their turn."""
+
+    KIND: ClassVar[int] = 15
+    stream: bytes
+    first: int
+    last: int
+    at_ms: int
+
+
 Entry = (
     Record
     | Lost
@@ -247,6 +296,9 @@ Entry = (
     | Fault
     | Elsewhere
     | Stopped
+    | Gone
+    | Unreadable
+    | Delivered
 )
 
 CLASSES: tuple[type[Any], ...] = (
@@ -262,6 +314,9 @@ CLASSES: tuple[type[Any], ...] = (
     Fault,
     Elsewhere,
     Stopped,
+    Gone,
+    Unreadable,
+    Delivered,
 )
 CLASS_OF_KIND: dict[int, type[Any]] = {cls.KIND: cls for cls in CLASSES}
 _FIELD_NAMES: dict[int, tuple[str, ...]] = {

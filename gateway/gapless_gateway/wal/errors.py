@@ -28,5 +28,9 @@ class WalDamaged(WalError):
     """Bytes that were durable cannot be read any more. Nothing was changed or deleted."""
 
 
+class WalFull(WalError):
+    """There is no room on the disk. Nothing was lost by the attempt; later it may succeed."""
+
+
 class WalFailed(WalError):
     """A write or a sync failed: what the disk holds is unknown until the next start."""

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from gapless_gateway.wal.entries import Entry, Record, encode_payload
 
 SEGMENT_MAGIC = b"GAPLWAL\n"
-SEGMENT_FORMAT = 1
+# 2: kinds 13 to 15, and an account of version 2 in the header. Format 1 is read as it is.
+SEGMENT_FORMAT = 2
 SEGMENT_SUFFIX = ".wal"
 
 # magic, format, zero, header bytes, log_id, first LSN, first LSN of the segment before (0: none),
@@ -126,7 +127,8 @@ def decode_fixed_header(data: bytes) -> tuple[SegmentHeader, int]:
         raise HeaderDamagedError("its header fails its CRC")
     if not HEADER_BYTES_MIN <= length <= HEADER_BYTES_MAX:
         raise HeaderDamagedError("its header has an impossible length")
-    return SegmentHeader(log_id, first, previous, created_ms, count, digest), length
+    header = SegmentHeader(log_id, first, previous, created_ms, count, digest, format=file_format)
+    return header, length
 
 
 def decode_snapshot(data: bytes, header: SegmentHeader) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any
 
 import cbor2
 
-from gapless_gateway.wal.disk import Disk, DiskFile, write_new_file
+from gapless_gateway.wal.disk import Disk, DiskFile, append_whole, renew_file, write_new_file
 from gapless_gateway.wal.errors import WalDamaged, WalTooNew
 from gapless_gateway.wal.format import crc_seed
 
@@ -64,19 +64,21 @@ class Ledger:
     def __init__(self, disk: Disk, path: Path, log_id: bytes, content: LedgerContent) -> None:
         """Opens a file that `write_ledger_file` or `rewrite_ledger_file` has just made."""
         self._file: DiskFile = disk.open(path)
+        self._size = content.valid_bytes
         self._seed = crc_seed(log_id)
         # (entries, hash of the newest): replaced as one, since a rotation reads both.
         self.head = (len(content.entries), content.hashes[-1] if content.hashes else NO_HASH)
         self.last_first_lsn = content.entries[-1].first_lsn if content.entries else 0
 
     def append(self, retired: RetiredSegment) -> None:
-        """Add an entry and sync it. Raises OSError."""
+        """Add an entry and sync it. Raises NoRoom (then nothing of it is there), OSError."""
         count, head_hash = self.head
         assert retired.index == count + 1
         payload = encode_retired(retired)
         body = struct.pack(">I", _ENTRY.size + len(payload)) + head_hash + payload
-        self._file.write(_CRC.pack(zlib.crc32(body, self._seed)) + body)
-        self._file.fdatasync()
+        entry = _CRC.pack(zlib.crc32(body, self._seed)) + body
+        append_whole(self._file, self._size, entry)
+        self._size += len(entry)
         self.head = (count + 1, entry_hash(head_hash, payload))
         self.last_first_lsn = retired.first_lsn
 
@@ -148,7 +150,7 @@ def write_ledger_file(disk: Disk, path: Path, log_id: bytes) -> LedgerContent:
 
 def rewrite_ledger_file(disk: Disk, path: Path, content: LedgerContent) -> None:
     """Put the valid part of a ledger in its own place, synced: the page cache is not trusted."""
-    write_new_file(disk, path, disk.read(path, 0, content.valid_bytes))
+    renew_file(disk, path, disk.read(path, 0, content.valid_bytes))
 
 
 def _valid_entries(data: bytes, offset: int, seed: int) -> Iterator[tuple[bytes, bytes, int]]:

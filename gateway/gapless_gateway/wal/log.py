@@ -4,8 +4,13 @@ Durable before ack: `commit` is the one place where entries become durable, by o
 fdatasync for all that waits. Delivered before free: `retire` is the one place where a segment is
 unlinked, and it writes the segment's summary to the ledger first.
 
-Threads: `commit` and `retire` block and belong on worker threads, one commit at a time. All else
-is for the event loop's thread. `append` may go on while a commit is on its way.
+Threads: `commit`, `retire` and `drop` block and belong on worker threads, one commit at a time.
+All else is for the event loop's thread. `append` may go on while a commit is on its way.
+
+Failure. An error of a sync, or of a write for another reason than a full disk, stops the log for
+good: what the disk holds is unknown until the next start has read it. A full disk stops nothing
+for good: the batch is taken back from the file, kept in memory, and written by a later commit.
+Damage in an older segment is repaired when it is met (repairing.py), by whoever meets it.
 
 Rotation. A segment's header holds a snapshot of the account exactly before its first LSN. Only
 the event loop's thread may touch the account, so `apply_committed` takes the snapshot once the
@@ -14,41 +19,52 @@ segment is full, and the next `commit` begins the new segment with it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import cbor2
 
 from gapless_gateway.account.account import Account
-from gapless_gateway.wal.disk import Disk, OsDisk
+from gapless_gateway.account.intervals import IntervalSet
+from gapless_gateway.wal.disk import Disk, NoRoom, OsDisk, is_full, write_new_file
 from gapless_gateway.wal.entries import Entry, decode_payload
-from gapless_gateway.wal.errors import WalDamaged, WalFailed, WalNotWritable
+from gapless_gateway.wal.errors import WalDamaged, WalFailed, WalFull, WalNotWritable
 from gapless_gateway.wal.format import (
+    HeaderDamagedError,
     SegmentHeader,
     crc_seed,
     encode_entry,
     encode_segment_header,
-    segment_name,
 )
+from gapless_gateway.wal.kept_records import keep_records
 from gapless_gateway.wal.ledger import RetiredSegment
-from gapless_gateway.wal.recovery import OpenedLog, Opener, StatePaths, utc_now_ms
-from gapless_gateway.wal.segment import SegmentScan, SegmentWriter
+from gapless_gateway.wal.paths import StatePaths
+from gapless_gateway.wal.recovery import OpenedLog, Opener, utc_now_ms
+from gapless_gateway.wal.repairing import Neighbours, SegmentRepair, without_records
+from gapless_gateway.wal.segment import RawEntry, SegmentScan, SegmentWriter
+from gapless_gateway.wal.space import Space
 from gapless_gateway.wal.summary import file_digest, summarise_segment
+
+Quarantine = Mapping[bytes, IntervalSet]  # stream -> seqs
 
 SEGMENT_BYTES_MAX = 16 * 1024 * 1024
 # A segment is closed this far below its maximum, since the next batch is not known yet. Only a
 # batch that is longer than this makes a segment longer than segment_bytes_max.
 ROTATION_HEADROOM_BYTES = 1024 * 1024
+# On a full disk a segment is closed early once it holds so much, so that it can be freed.
+NEW_SEGMENT_WORTH_BYTES = 16 * 1024
 
 
 class Log:
     """A log that is open for writing; `Log.open` makes one."""
 
     def __init__(
-        self, opened: OpenedLog, segment_bytes_max: int, now_ms: Callable[[], int]
+        self, opened: OpenedLog, segment_bytes_max: int, now_ms: Callable[[], int], space: Space
     ) -> None:
         self.log_id = opened.log_id
         self.account = opened.account  # folded over everything durable and applied
@@ -58,10 +74,14 @@ class Log:
         self._disk_lock, self._writer = opened.lock, opened.writer
         self._seed = crc_seed(opened.log_id)
         self._now_ms = now_ms
+        segment_bytes_max = space.segment_bytes_max(segment_bytes_max)
         headroom = min(ROTATION_HEADROOM_BYTES, segment_bytes_max // 4)
         self._rotate_at_bytes = segment_bytes_max - headroom
         self._header_bytes = opened.newest_header_bytes
         self._first_lsns = opened.first_lsns
+        self._account_type = type(opened.account)
+        self._repair = SegmentRepair(opened.disk, opened.paths, opened.log_id, self._account_type)
+        self.space = space
 
         self._lock = threading.Lock()  # over what both threads touch: the next seven
         self._next_lsn = opened.next_lsn
@@ -73,7 +93,14 @@ class Log:
         # Where they end: (first LSN of the newest segment, byte).
         self._committed_end = (opened.first_lsns[-1], opened.writer.size)
 
+        self._stuck: _Batch | None = None  # it found no room, and is the next to be written
+        self._repair_lock = threading.Lock()  # one at a time replaces or unlinks a segment
+        # No entry from here on is read: its segment is about to lose its records.
+        self.barrier_lsn: int | None = None
+        self.notes: list[str] = []  # of repairs that were made meanwhile, one sentence each
         self._failed: str | None = None
+        self._dropped: set[int] = set()  # first LSNs of segments whose records were dropped
+        self._rotation_wanted = False
         self._next_snapshot: tuple[int, bytes] | None = None  # (its first LSN, account in CBOR)
         self._readable_lsn = opened.next_lsn - 1  # durable, and folded into the account
         self._readable_end = self._committed_end  # older segments may be read to their end
@@ -85,6 +112,8 @@ class Log:
         state_dir: Path,
         *,
         segment_bytes_max: int = SEGMENT_BYTES_MAX,
+        quota_bytes: int | None = None,
+        free_bytes_min: int | None = None,
         disk: Disk | None = None,
         account_type: type[Account] = Account,
         random_bytes: Callable[[int], bytes] = os.urandom,
@@ -92,7 +121,8 @@ class Log:
     ) -> Log:
         """Open the log of a state directory, or create it; blocks for the newest segment's length.
 
-        Raises WalInUse, WalNotWritable, WalTooNew, WalDamaged: each one sentence.
+        `quota_bytes`, `free_bytes_min`: see wal/space.py. Raises WalInUse, WalNotWritable,
+        WalTooNew, WalDamaged, WalFull: each one sentence.
         """
         opener = Opener(
             disk=disk if disk is not None else OsDisk(),
@@ -102,8 +132,18 @@ class Log:
             now_ms=now_ms,
         )
         try:
-            return cls(opener.open(), segment_bytes_max, now_ms)
+            opened = opener.open()
+            space = Space(
+                opened.disk, opened.paths, quota_bytes=quota_bytes, free_bytes_min=free_bytes_min
+            )
+            space.make_reserve()
+            return cls(opened, segment_bytes_max, now_ms, space)
         except OSError as error:
+            if is_full(error):
+                raise WalFull(
+                    f"the disk of the state directory {state_dir} is full, so that the log cannot "
+                    "be opened; free some space, then start again"
+                ) from error
             at = f" ({error.filename})" if error.filename else ""
             raise WalNotWritable(
                 f"the state directory {state_dir} cannot be used: "
@@ -126,6 +166,16 @@ class Log:
         return self._first_lsns[0]
 
     @property
+    def newest_first_lsn(self) -> int:
+        """The first LSN of the segment that grows."""
+        return self._first_lsns[-1]
+
+    @property
+    def newest_is_worth_it(self) -> bool:
+        """Whether the segment that grows holds enough to be worth a new one in its place."""
+        return self._writer.size >= 2 * self._header_bytes + NEW_SEGMENT_WORTH_BYTES
+
+    @property
     def failed(self) -> str | None:
         """Why nothing can be committed any more, or None."""
         return self._failed
@@ -141,35 +191,57 @@ class Log:
             self._next_lsn = lsn + 1
         return lsn
 
+    @property
+    def stuck(self) -> bool:
+        """Whether a batch waits for room on the disk."""
+        return self._stuck is not None
+
     def commit(self) -> int:
         """Make everything appended so far durable; blocks. Returns the durable LSN.
 
+        Raises WalFull if there is no room: nothing is lost, and a later commit tries again.
         Raises WalFailed if the disk fails, and for ever after: what is on the disk is then
         unknown until the next start has read it.
         """
+        while (batch := self._next_batch()) is not None:
+            try:
+                if self._next_snapshot is not None and self._next_snapshot[0] == batch.first_lsn:
+                    self._rotate(*self._next_snapshot)
+                self._writer.append(b"".join(batch.data))
+            except NoRoom as error:
+                self._stuck = batch
+                raise WalFull(
+                    f"there is no room for the log in {self._paths.segments}; it goes on by itself "
+                    "when there is"
+                ) from error
+            except OSError as error:
+                self._failed = (
+                    f"the log in {self._paths.segments} cannot be written: "
+                    f"{error.strerror or error}; check the disk, then restart the gateway"
+                )
+                raise WalFailed(self._failed) from error
+            with self._lock:
+                self._durable_lsn = batch.entries[-1][0]
+                self._committed += batch.entries
+                self._committed_end = (self._first_lsns[-1], self._writer.size)
+            was_stuck, self._stuck = self._stuck is batch, None
+            if not was_stuck:
+                break  # what came meanwhile is the next batch
+        return self._durable_lsn
+
+    def _next_batch(self) -> _Batch | None:
+        """What is to be written next: the batch that found no room, else all that waits."""
         with self._lock:
             if self._failed is not None:
                 raise WalFailed(self._failed)
+            if self._stuck is not None:
+                return self._stuck
             if not self._pending:
-                return self._durable_lsn
-            batch, entries = self._pending, self._pending_entries
-            first_lsn, self._batch_first_lsn = self._batch_first_lsn, self._next_lsn
+                return None
+            batch = _Batch(self._batch_first_lsn, self._pending, self._pending_entries)
+            self._batch_first_lsn = self._next_lsn
             self._pending, self._pending_entries = [], []
-        try:
-            if self._next_snapshot is not None and self._next_snapshot[0] == first_lsn:
-                self._rotate(*self._next_snapshot)
-            self._writer.append(b"".join(batch))
-        except OSError as error:
-            self._failed = (
-                f"the log in {self._paths.segments} cannot be written: "
-                f"{error.strerror or error}; check the disk, then restart the gateway"
-            )
-            raise WalFailed(self._failed) from error
-        with self._lock:
-            self._durable_lsn = entries[-1][0]
-            self._committed += entries
-            self._committed_end = (self._first_lsns[-1], self._writer.size)
-        return self._durable_lsn
+            return batch
 
     def apply_committed(self) -> list[tuple[int, Entry]]:
         """Fold what was committed into the account and let it be read; returns it, in order."""
@@ -181,42 +253,71 @@ class Log:
         for lsn, entry in entries:
             self.account.apply(lsn, entry)
         self._readable_lsn, self._readable_end = entries[-1][0], end
-        if self._is_full(end[1]):
-            self._next_snapshot = (self._readable_lsn + 1, cbor2.dumps(self.account.snapshot()))
+        if self._is_full(end[1]) or self._rotation_wanted:
+            self._begin_segment_next()
         return entries
+
+    def begin_new_segment(self) -> None:
+        """Let the next commit begin a new segment, so that this one can be freed or repaired."""
+        if self._readable_lsn == self._durable_lsn and self._stuck is not None:
+            self._begin_segment_next()  # the batch that waits is the first of the new segment
+        else:
+            self._rotation_wanted = True
+
+    def _begin_segment_next(self) -> None:
+        self._rotation_wanted = False
+        self._next_snapshot = (self._readable_lsn + 1, cbor2.dumps(self.account.snapshot()))
 
     def read(self, from_lsn: int, limit: int) -> list[tuple[int, Entry]]:
         """Up to `limit` durable entries from `from_lsn` on, in order; [] when there are none.
 
-        Where the segment of `from_lsn` was retired it begins with the oldest that is left.
-        Reading on from where the last call ended is cheap. Raises WalDamaged if what was durable
-        cannot be read any more; OSError.
+        Where the segment of `from_lsn` was retired it begins with the oldest that is left; the
+        first entry may be a Gone that takes up `from_lsn`. Reading on from where the last call
+        ended is cheap. Damage is repaired on the way: Gone stands in for what is lost (in the
+        newest segment once another one has begun, and until then nothing is read). Raises OSError;
+        WalDamaged if even that is impossible.
         """
         lsn = max(from_lsn, self.first_lsn)
+        readable_lsn = self._readable_lsn
+        if self.barrier_lsn is not None:
+            readable_lsn = min(readable_lsn, self.barrier_lsn - 1)
         entries: list[tuple[int, Entry]] = []
-        while len(entries) < limit and lsn <= self._readable_lsn:
+        while len(entries) < limit and lsn <= readable_lsn:
             scan, end = self._scan_at(lsn)
-            wanted = min(limit - len(entries), self._readable_lsn - lsn + 1)
-            raw_entries = scan.take(wanted, end)
-            if not raw_entries:
-                raise _unreadable(scan, lsn)
+            raw_entries: list[RawEntry] = []
+            if scan is not None:
+                wanted = min(limit - len(entries), readable_lsn - lsn + 1)
+                raw_entries = scan.take(wanted, end)
+            if scan is None or not raw_entries:
+                if not self._repair_for_reading(lsn):
+                    break
+                continue
             entries += [(raw.lsn, decode_payload(raw.kind, raw.payload)) for raw in raw_entries]
             lsn = scan.lsn
         return entries
 
-    def retire(self, resume_lsn: int) -> list[str]:
+    def retire(self, resume_lsn: int, quarantined: Quarantine | None = None) -> list[str]:
         """Free the segments that hold nothing from `resume_lsn` on, never the newest; blocks.
 
+        `quarantined`: stream -> the seqs in quarantine; their records are kept aside first.
         Returns the names of the files that are gone. For each the order is: summary into the
-        ledger, synced; unlink; directory synced. Raises WalDamaged for a segment that cannot be
-        read (it is kept), WalFailed.
+        ledger, synced; unlink; directory synced. A segment that cannot be read is repaired first.
+        Raises WalFailed, WalDamaged; WalFull if there is not even room for the summary.
         """
         freed: list[str] = []
         if self._failed is not None:
             raise WalFailed(self._failed)
         try:
-            while len(self._first_lsns) > 1 and self._first_lsns[1] <= resume_lsn:
-                freed.append(self._retire_oldest())
+            while self.can_retire(resume_lsn):
+                try:
+                    freed.append(self._retire_oldest(quarantined or {}))
+                except NoRoom:
+                    if not self.space.release_reserve():
+                        raise
+        except NoRoom as error:
+            raise WalFull(
+                f"there is no room to free a delivered segment in {self._paths.segments}"
+            ) from error
         except OSError as error:
             self._failed = (
                 f"a delivered segment in {self._paths.segments} cannot be freed: "
@@ -224,6 +325,40 @@ class Log:
             )
             raise WalFailed(self._failed) from error
         return freed
+
+    def can_retire(self, resume_lsn: int) -> bool:
+        """Whether there is a segment below `resume_lsn` that may be freed."""
+        with self._lock:
+            return len(self._first_lsns) > 1 and self._first_lsns[1] <= resume_lsn
+
+    def droppable(self, send_mark_lsn: int) -> int | None:
+        """First LSN of the oldest segment of which nothing was ever sent; None: there is none.
+
+        Never the newest, nor one whose records were dropped already.
+        """
+        with self._lock:
+            candidates = self._first_lsns[:-1]
+        for first_lsn in candidates:
+            if first_lsn > send_mark_lsn and first_lsn not in self._dropped:
+                return first_lsn
+        return None
+
+    def records_of(self, first_lsn: int) -> list[tuple[bytes, int, int]]:
+        """(stream, first, last) of the records in an older segment; blocks. Raises WalDamaged."""
+        scan = SegmentScan(self._disk, self._paths.segment(first_lsn))
+        try:
+            return [one for gap in without_records(scan).gaps for one in gap.ranges]
+        finally:
+            scan.close()
+
+    def drop(self, first_lsn: int) -> None:
+        """Free the space of an older segment's records; blocks. Its other entries stay.
+
+        That they are LOST has to be durable before. Raises OSError, WalDamaged.
+        """
+        with self._repair_lock:
+            self._repair.drop_records(self._neighbours(first_lsn))
+            self._dropped.add(first_lsn)
 
     def close(self) -> None:
         """Close the files and let go of the lock. What was not committed is gone."""
@@ -252,41 +387,95 @@ class Log:
             snapshot=snapshot,
         )
         content = encode_segment_header(header)
-        writer = SegmentWriter.create(self._disk, self._paths.segments, content, first_lsn)
+        try:
+            writer = SegmentWriter.create(self._disk, self._paths.segments, content, first_lsn)
+        except NoRoom:
+            if not self.space.release_reserve():
+                raise
+            writer = SegmentWriter.create(self._disk, self._paths.segments, content, first_lsn)
+        with contextlib.suppress(
+            OSError
+        ):  # a second copy: worth having, and not worth stopping for
+            write_new_file(self._disk, self._paths.header_copy, content)
         self._writer.close()
         with self._lock:
             self._writer, self._header_bytes = writer, len(content)
             self._first_lsns.append(first_lsn)
             self._next_snapshot = None
 
-    def _scan_at(self, lsn: int) -> tuple[SegmentScan, int | None]:
-        """A scan whose next entry is `lsn`, and the byte at which its segment may be read to."""
-        with self._lock:
-            first_lsn = self._first_lsns[bisect_right(self._first_lsns, lsn) - 1]
+    def _scan_at(self, lsn: int) -> tuple[SegmentScan | None, int | None]:
+        """A scan whose next entry is, or takes up, `lsn`; the byte its segment may be read to.
+
+        None for a scan: damage came before it.
+        """
+        first_lsn = self._segment_of(lsn)
         newest_first_lsn, newest_end = self._readable_end
         end = newest_end if first_lsn == newest_first_lsn else None
         scan = self._scan
         if scan is None or scan.header.first_lsn != first_lsn or scan.lsn > lsn or scan.stopped:
-            path = self._paths.segments / segment_name(first_lsn)
             self._close_scan()
-            scan = self._scan = SegmentScan(self._disk, path, with_snapshot=False)
-        scan.skip_to(lsn, end)
-        if scan.lsn != lsn:
-            raise _unreadable(scan, scan.lsn)
-        return scan, end
+            try:
+                # With the account in its header, though nobody needs it: a damaged one is noticed.
+                scan = self._scan = SegmentScan(self._disk, self._paths.segment(first_lsn))
+            except (HeaderDamagedError, FileNotFoundError):
+                return None, end
+        return scan if scan.skip_to(lsn, end) else None, end
+
+    def _segment_of(self, lsn: int) -> int:
+        with self._lock:
+            return self._first_lsns[bisect_right(self._first_lsns, lsn) - 1]
+
+    def _neighbours(self, first_lsn: int) -> Neighbours:
+        with self._lock:
+            at = self._first_lsns.index(first_lsn)
+            following = self._first_lsns[at + 1] if at + 1 < len(self._first_lsns) else None
+            previous = self._first_lsns[at - 1] if at else self._ledger.last_first_lsn
+        return Neighbours(first_lsn, previous, following)
+
+    def _repair_for_reading(self, lsn: int) -> bool:
+        """Repair the segment of `lsn`; False if that has to wait, because it is the newest."""
+        first_lsn = self._segment_of(lsn)
+        where = self._neighbours(first_lsn)
+        if where.next_first_lsn is None:
+            self.begin_new_segment()
+            return False
+        self._close_scan()
+        try:
+            repaired = self._repair_older(where)
+        except NoRoom:
+            return False  # the evidence has to be kept first; later there may be room for it
+        if not repaired:
+            path = self._paths.segment(first_lsn)
+            raise WalDamaged(f"{path} holds no LSN {lsn}, and is whole; this is a bug of ours")
+        return True
+
+    def _repair_older(self, where: Neighbours) -> bool:
+        with self._repair_lock:
+            repaired = self._repair.repair_older(where, self.cursor.delivered_through)
+        if repaired is None:
+            return False
+        self.notes.append(repaired.note)
+        return True
 
     def _close_scan(self) -> None:
         if self._scan is not None:
             self._scan.close()
             self._scan = None
 
-    def _retire_oldest(self) -> str:
+    def _retire_oldest(self, quarantined: Quarantine) -> str:
         first_lsn = self._first_lsns[0]
-        path = self._paths.segments / segment_name(first_lsn)
+        path = self._paths.segment(first_lsn)
         if self._ledger.last_first_lsn < first_lsn:  # else a crash came between ledger and unlink
-            scan, summary = summarise_segment(self._disk, path)
-            if scan.lsn != self._first_lsns[1]:
-                raise _unreadable(scan, scan.lsn)
+            try:
+                scan, summary, kept = summarise_segment(self._disk, path, quarantined)
+                whole = scan.lsn == self._first_lsns[1]
+            except (WalDamaged, HeaderDamagedError, FileNotFoundError):
+                whole = False
+            if not whole:
+                self._repair_older(self._neighbours(first_lsn))
+                scan, summary, kept = summarise_segment(self._disk, path, quarantined)
+            if kept:
+                keep_records(self._disk, self._paths.kept_records, self.log_id, kept)
             self._ledger.append(
                 RetiredSegment(
                     index=self._ledger.head[0] + 1,
@@ -305,9 +494,10 @@ class Log:
         return path.name
 
 
-def _unreadable(scan: SegmentScan, lsn: int) -> WalDamaged:
-    why = scan.stopped or "it ends there"
-    return WalDamaged(
-        f"{scan.path} is damaged: LSN {lsn} cannot be read at byte {scan.offset} ({why}); "
-        "run `gapless wal verify` on the state directory and restore the file from a copy"
-    )
+@dataclass(slots=True)
+class _Batch:
+    """What one write and one sync make durable."""
+
+    first_lsn: int
+    data: list[bytes]
+    entries: list[tuple[int, Entry]]

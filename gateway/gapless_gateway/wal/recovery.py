@@ -8,6 +8,7 @@ deleted or overwritten; what it cannot set right it refuses with one sentence.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,10 +16,10 @@ from pathlib import Path
 
 import cbor2
 
-from gapless_gateway.account.account import Account, SnapshotMalformedError
-from gapless_gateway.wal.cursor import Cursor, read_cursor, write_cursor_file
-from gapless_gateway.wal.disk import Disk, DiskLock
-from gapless_gateway.wal.entries import Lost, decode_payload
+from gapless_gateway.account.account import Account
+from gapless_gateway.wal.cursor import Cursor, read_cursor, renew_cursor_file, write_cursor_file
+from gapless_gateway.wal.disk import Disk, DiskLock, write_new_file
+from gapless_gateway.wal.entries import GONE_CORRUPTION, EntryMalformed, Gone, decode_payload
 from gapless_gateway.wal.errors import WalDamaged, WalInUse, WalTooNew
 from gapless_gateway.wal.format import (
     HEADER_FIXED_BYTES,
@@ -31,7 +32,6 @@ from gapless_gateway.wal.format import (
     encode_entry,
     encode_segment_header,
     first_lsn_of_name,
-    segment_name,
 )
 from gapless_gateway.wal.ledger import (
     NO_HASH,
@@ -41,47 +41,19 @@ from gapless_gateway.wal.ledger import (
     rewrite_ledger_file,
     write_ledger_file,
 )
-from gapless_gateway.wal.salvage import derive_lost, first_seqs
-from gapless_gateway.wal.segment import Damage, RawEntry, SegmentScan, SegmentWriter
+from gapless_gateway.wal.paths import StatePaths
+from gapless_gateway.wal.repairing import (
+    NEW_LOG_REMEDY,
+    Neighbours,
+    Repaired,
+    SegmentRepair,
+    keep_evidence,
+    restore_account,
+)
+from gapless_gateway.wal.segment import SegmentScan, SegmentWriter
 
 RECOVERY_ENTRIES = 1024  # read at a time
 LOG_ID_BYTES = 8
-NEW_LOG_REMEDY = (
-    "restore it from a copy, or move the state directory aside to begin a new log "
-    "(docs/wal-format.md, Damage)"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class StatePaths:
-    """Where things are in a state directory."""
-
-    state_dir: Path
-
-    @property
-    def lock(self) -> Path:
-        """Held by the gateway that runs on this directory."""
-        return self.state_dir / "lock"
-
-    @property
-    def segments(self) -> Path:
-        """The directory of the segments."""
-        return self.state_dir / "wal"
-
-    @property
-    def quarantine(self) -> Path:
-        """Copies of damaged files, kept as evidence."""
-        return self.state_dir / "quarantine"
-
-    @property
-    def cursor(self) -> Path:
-        """How far delivery has come."""
-        return self.state_dir / "cursor"
-
-    @property
-    def ledger(self) -> Path:
-        """Summaries of retired segments."""
-        return self.state_dir / "ledger"
 
 
 @dataclass(slots=True)
@@ -93,6 +65,8 @@ class Recovery:
     torn_bytes: int = 0  # cut from the end of the newest segment; they were never acked
     cursor_lost: bool = False  # neither slot of the cursor held: all that is stored is sent again
     quarantined: list[str] = field(default_factory=list)  # names of files in quarantine/
+    # (LSN, entry) of what stands in for entries that are gone, as far as it was met
+    gone: list[tuple[int, Gone]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # one sentence each
 
 
@@ -172,6 +146,7 @@ class Opener:
         data = encode_segment_header(header)
         # The segment comes last: with it the log exists, without it nothing was ever promised.
         writer = SegmentWriter.create(self.disk, self.paths.segments, data, 1)
+        write_new_file(self.disk, self.paths.header_copy, data)
         opened = OpenedLog(
             disk=self.disk,
             paths=self.paths,
@@ -206,58 +181,136 @@ class Opener:
 
     def _recover(self, lock: DiskLock, first_lsns: list[int]) -> OpenedLog:
         recovered = Recovery()
-        self._check_chain(first_lsns)
-        path = self._path(first_lsns[-1])
-        try:
-            scan = SegmentScan(self.disk, path)
-        except HeaderDamagedError as error:
-            raise _header_damaged(path, error) from None
-        log_id = scan.header.log_id
+        headers = self._fixed_headers(first_lsns)
+        log_id = self._log_id_of(headers)
+        repair = SegmentRepair(self.disk, self.paths, log_id, self.account_type)
+        suspects = self._check_chain(first_lsns, headers, log_id, repair)
+        cursor = self._read_cursor(log_id)
+        through = cursor.delivered_through if cursor is not None else {}
+        for where in reversed(suspects):
+            repaired = repair.repair_older(where, through)
+            if repaired is not None:
+                _note_repaired(recovered, repaired)
+                recovered.gone += repaired.gone
+        newest = Neighbours(first_lsns[-1], ([0, *first_lsns])[-2], None)
+        scan = self._scan_newest(newest, repair)
         try:
             content = self._recover_ledger(scan.header, first_lsns[0])
-            account, data = self._fold(scan, recovered)
+            tail = self._fold(scan, cursor, repair, recovered)
         finally:
             scan.close()
-        # Never trust the page cache: what was read is written anew and synced.
-        writer = SegmentWriter.create(self.disk, self.paths.segments, data, first_lsns[-1])
-        cursor = self._recover_cursor(log_id, account, first_lsns[0], scan.lsn, recovered)
+        cursor = self._recover_cursor(cursor, tail.account, first_lsns[0], tail.next_lsn, recovered)
         return OpenedLog(
             disk=self.disk,
             paths=self.paths,
             lock=lock,
             log_id=log_id,
-            account=account,
+            account=tail.account,
             first_lsns=first_lsns,
-            writer=writer,
-            next_lsn=scan.lsn,
+            writer=tail.writer,
+            next_lsn=tail.next_lsn,
             ledger=Ledger(self.disk, self.paths.ledger, log_id, content),
             cursor=cursor,
             recovered=recovered,
-            newest_header_bytes=scan.header_bytes,
+            newest_header_bytes=tail.header_bytes,
         )
 
-    def _check_chain(self, first_lsns: list[int]) -> None:
-        """Every segment names the one before it: none is missing, none is of another log."""
-        previous: SegmentHeader | None = None
-        for first_lsn in first_lsns:
+    def _fixed_headers(self, first_lsns: list[int]) -> dict[int, SegmentHeader | None]:
+        """Every segment's header without its account; None where it is damaged."""
+        return {one: self._fixed_header(one) for one in first_lsns}
+
+    def _log_id_of(self, headers: dict[int, SegmentHeader | None]) -> bytes:
+        """The id that most of the files agree on: each of them may be the damaged one."""
+        told = [header.log_id for header in headers.values() if header is not None]
+        with contextlib.suppress(FileNotFoundError, HeaderDamagedError, FormatTooNewError):
+            copy = self.disk.read(self.paths.header_copy, 0, HEADER_FIXED_BYTES)
+            told.append(decode_fixed_header(copy)[0].log_id)
+        with contextlib.suppress(FileNotFoundError):
+            cursor = read_cursor(self.disk, self.paths.cursor)
+            told += [cursor.log_id] if cursor is not None else []
+        if not told:
+            raise WalDamaged(
+                f"no file in {self.paths.state_dir} says which log it belongs to; nothing was "
+                f"changed; {NEW_LOG_REMEDY}"
+            )
+        return max(told, key=told.count)
+
+    def _check_chain(
+        self,
+        first_lsns: list[int],
+        headers: dict[int, SegmentHeader | None],
+        log_id: bytes,
+        repair: SegmentRepair,
+    ) -> list[Neighbours]:
+        """The segments, other than the newest, that are damaged or missing, oldest first.
+
+        Every segment names the one before it, so none can be missing unseen; those that are are
+        added to `first_lsns`. Raises WalDamaged for a file that belongs elsewhere.
+        """
+        self._check_that_they_belong(headers, log_id)
+        suspects = {one for one, header in headers.items() if header is None}
+        for at, first_lsn in reversed(list(enumerate(list(first_lsns)))):
+            header, previous = headers[first_lsn], first_lsns[at - 1] if at else 0
+            named = header.previous_first_lsn if header is not None else None
+            if named is None or named != previous:
+                missing = self._missing_before(first_lsn, named, previous, repair)
+                first_lsns[at:at] = missing
+                suspects.update(missing)
+        return [
+            Neighbours(one, ([0, *first_lsns])[at], first_lsns[at + 1])
+            for at, one in enumerate(first_lsns[:-1])
+            if one in suspects
+        ]
+
+    def _check_that_they_belong(
+        self, headers: dict[int, SegmentHeader | None], log_id: bytes
+    ) -> None:
+        for first_lsn, header in headers.items():
+            if header is None:
+                continue
             path = self._path(first_lsn)
-            header = self._fixed_header(path)
             if header.first_lsn != first_lsn:
                 raise WalDamaged(
                     f"{path} says that it begins with LSN {header.first_lsn}, so it was renamed; "
                     "give it back its name"
                 )
-            if previous is not None and header.log_id != previous.log_id:
+            if header.log_id != log_id:
                 raise WalDamaged(
-                    f"{path} belongs to another log ({header.log_id.hex()}) than the segments "
-                    f"before it ({previous.log_id.hex()}); move it out of this directory"
+                    f"{path} belongs to another log ({header.log_id.hex()}) than the files beside "
+                    f"it ({log_id.hex()}); move it out of this directory"
                 )
-            if previous is not None and header.previous_first_lsn != previous.first_lsn:
-                missing = self._path(header.previous_first_lsn)
-                raise WalDamaged(f"the segment {missing} is missing; {NEW_LOG_REMEDY}")
-            previous = header
 
-    def _fixed_header(self, path: Path) -> SegmentHeader:
+    def _missing_before(
+        self, first_lsn: int, named: int | None, previous: int, repair: SegmentRepair
+    ) -> list[int]:
+        """First LSNs of the segments that are missing between `previous` and `first_lsn`.
+
+        `named`: the segment that `first_lsn` says is before it; None: its header is damaged.
+        """
+        missing: set[int] = {named} if named else set()
+        if previous:
+            end_lsn = repair.end_of(previous)  # the segment behind it begins here
+            if end_lsn is not None and end_lsn < first_lsn:
+                missing.add(end_lsn)
+        else:
+            retired_through = self._retired_through()
+            if named is not None and named <= retired_through:
+                return []
+            if named is None and first_lsn > 1:
+                return []  # nobody can say what was before it but the ledger, which is checked
+        return sorted(one for one in missing if previous < one < first_lsn)
+
+    def _retired_through(self) -> int:
+        """First LSN of the last segment that the ledger says was retired; 0: none."""
+        try:
+            entries = read_ledger(self.disk, self.paths.ledger).entries
+        except (FileNotFoundError, WalDamaged):
+            return 0
+        return entries[-1].first_lsn if entries else 0
+
+    def _fixed_header(self, first_lsn: int) -> SegmentHeader | None:
+        """The header of a segment without its account; None if it is damaged. Raises WalTooNew."""
+        path = self._path(first_lsn)
         try:
             return decode_fixed_header(self.disk.read(path, 0, HEADER_FIXED_BYTES))[0]
         except FormatTooNewError as error:
@@ -265,85 +318,110 @@ class Opener:
                 f"{path} has format {error.format} and this Gapless knows up to "
                 f"{SEGMENT_FORMAT}; install a newer Gapless"
             ) from None
-        except HeaderDamagedError as error:
-            raise _header_damaged(path, error) from None
+        except HeaderDamagedError:
+            return None
 
-    def _fold(self, scan: SegmentScan, recovered: Recovery) -> tuple[Account, bytes]:
-        """The account over the newest segment, and the bytes that take the segment's place."""
-        account = self._restore(scan)
-        pieces: list[bytes] = []
-        start = 0
-        while True:
-            while raw_entries := scan.take(RECOVERY_ENTRIES):
-                for raw in raw_entries:
-                    account.apply(raw.lsn, decode_payload(raw.kind, raw.payload))
-            if scan.stopped is None:
-                break
-            damage = scan.damage()
-            if damage.torn:
-                recovered.torn_bytes = damage.torn_bytes
-                recovered.notes.append(
-                    f"{damage.torn_bytes} bytes of a batch that was never acked were cut from "
-                    f"{scan.path.name} ({damage.why})"
-                )
-                break
-            pieces += [scan.read(start, damage.offset - start)]
-            for lsn, lost in enumerate(self._salvage(scan, damage, account), damage.lsn):
-                account.apply(lsn, lost)
-                seed = crc_seed(scan.header.log_id)
-                pieces.append(encode_entry(lsn, min(damage.lsn, damage.next_batch), lost, seed))
-            self._keep_evidence(scan, damage, recovered)
-            scan.go_on_behind(damage)
-            start = damage.end_offset
-        pieces.append(scan.read(start, scan.offset - start))
-        recovered.previous_clean = not account.running
-        return account, b"".join(pieces)
-
-    def _restore(self, scan: SegmentScan) -> Account:
+    def _scan_newest(self, where: Neighbours, repair: SegmentRepair) -> SegmentScan:
+        path = self._path(where.first_lsn)
         try:
-            return self.account_type.restore(cbor2.loads(scan.header.snapshot))
-        except SnapshotMalformedError as error:
-            raise WalTooNew(
-                f"the account in the header of {scan.path} is of another version ({error}); "
-                "install the Gapless that wrote it, or a newer one"
-            ) from None
+            return SegmentScan(self.disk, path)
+        except HeaderDamagedError:
+            return SegmentScan(self.disk, path, header=repair.header_of(where))
 
-    def _salvage(self, scan: SegmentScan, damage: Damage, account: Account) -> list[Lost]:
-        """LOST for exactly what is gone. Raises WalDamaged where that cannot be derived.
+    def _fold(
+        self, scan: SegmentScan, cursor: Cursor | None, repair: SegmentRepair, recovered: Recovery
+    ) -> _Tail:
+        """The account over the newest segment, which is written anew, whole."""
+        tail = self._folded(scan, recovered)
+        path, first_lsn = scan.path, scan.header.first_lsn
+        if tail is None:
+            scan.start_again()
+            through = cursor.delivered_through if cursor is not None else {}
+            writer, repaired = repair.repair_newest(scan, through)
+            _note_repaired(recovered, repaired)
+            again = SegmentScan(self.disk, path)
+            try:
+                tail = self._folded(again, recovered)
+                assert tail is not None, "what was just repaired is whole"
+            finally:
+                again.close()
+        else:
+            # Never trust the page cache: what was read is written anew and synced.
+            header = encode_segment_header(scan.header)
+            body = scan.read(scan.header_bytes, scan.offset - scan.header_bytes)
+            tail.header_bytes = len(header)
+            writer = SegmentWriter.renew(
+                self.disk, self.paths.segments, header + body, first_lsn,
+                in_place=len(header) == scan.header_bytes,
+            )  # fmt: skip
+        tail.writer = writer
+        self._append_cut_tail(tail, scan.header.log_id, cursor, recovered)
+        self._keep_header_copy(path, first_lsn, tail.header_bytes)
+        recovered.previous_clean = not tail.account.running
+        return tail
 
-        What may have been sent may have been delivered, and what was delivered is never LOST: so
-        nothing is declared up to the send mark.
-        """
-        assert damage.next_lsn is not None
-        names = self.disk.list(self.paths.state_dir)
-        cursor = read_cursor(self.disk, self.paths.cursor) if "cursor" in names else None
-        lost = None
-        if cursor is not None and cursor.send_mark_lsn < damage.lsn:
-            scan.go_on_behind(damage)
-            lost = derive_lost(
-                damage.lsn,
-                damage.next_lsn,
-                durable={stream: kept.durable for stream, kept in account.streams.items()},
-                behind=first_seqs(_take_all(scan)),
-                rx_ms=self.now_ms(),
-                outage=account.outage.id if account.outage is not None else 0,
+    def _folded(self, scan: SegmentScan, recovered: Recovery) -> _Tail | None:
+        """Fold a segment to its end or its torn tail; None if it is damaged before that."""
+        if scan.stopped is not None:
+            return None
+        account = restore_account(self.account_type, scan.header.snapshot, scan.path)
+        gone: list[tuple[int, Gone]] = []
+        while raw_entries := scan.take(RECOVERY_ENTRIES):
+            for raw in raw_entries:
+                try:
+                    entry = decode_payload(raw.kind, raw.payload)
+                except EntryMalformed as error:
+                    raise WalDamaged(
+                        f"{scan.path} holds an entry that this Gapless cannot read (LSN "
+                        f"{raw.lsn}: {error}); nothing was changed; install a newer Gapless"
+                    ) from None
+                account.apply(raw.lsn, entry)
+                if type(entry) is Gone:
+                    gone.append((raw.lsn, entry))
+        if scan.stopped is not None:
+            damage = scan.damage()
+            if not damage.torn:
+                return None
+            recovered.torn_bytes = damage.torn_bytes
+            recovered.notes.append(
+                f"{damage.torn_bytes} bytes of a batch that was never acked were cut from "
+                f"{scan.path.name} ({damage.why})"
             )
-        if lost is None:
-            raise WalDamaged(
-                f"{scan.path} is damaged at byte {damage.offset} ({damage.why}): the entries "
-                f"from LSN {damage.lsn} through {damage.next_lsn - 1} were durable and cannot be "
-                f"read, nor derived from their neighbours; nothing was changed; {NEW_LOG_REMEDY}"
-            )
-        return lost
+        recovered.gone += gone
+        return _Tail(account, scan.lsn, scan.header_bytes, scan.batch_first_lsn)
 
-    def _keep_evidence(self, scan: SegmentScan, damage: Damage, recovered: Recovery) -> None:
-        if not recovered.quarantined:
-            recovered.quarantined.append(self._quarantine(scan.path))
+    def _append_cut_tail(
+        self, tail: _Tail, log_id: bytes, cursor: Cursor | None, recovered: Recovery
+    ) -> None:
+        """Make room in the log for what the cursor says was in it, and is not there any more."""
+        if cursor is None or cursor.log_id != log_id:
+            return
+        ranges = []
+        for stream, through in sorted(cursor.delivered_through.items()):
+            known = tail.account.streams.get(stream)
+            if known is not None and known.durable < through:
+                ranges.append((stream, known.durable + 1, through))
+        if not ranges and cursor.resume_lsn <= tail.next_lsn:
+            return
+        lsn = tail.next_lsn
+        gone = Gone(max(cursor.resume_lsn - 1, lsn), GONE_CORRUPTION, tuple(ranges))
+        tail.writer.append(encode_entry(lsn, lsn, gone, crc_seed(log_id)))
+        tail.account.apply(lsn, gone)
+        tail.next_lsn = gone.last_lsn + 1
+        recovered.gone.append((lsn, gone))
         recovered.notes.append(
-            f"{scan.path.name} was damaged at byte {damage.offset} ({damage.why}): a copy is in "
-            f"quarantine/{recovered.quarantined[0]}, and what LSN {damage.lsn} and following held "
-            "is declared LOST(corruption)"
+            f"the log ends before LSN {gone.last_lsn}, which the cursor says was delivered: its "
+            "end was cut off, or the log was restored from an older copy than the cursor"
         )
+
+    def _keep_header_copy(self, path: Path, first_lsn: int, header_bytes: int) -> None:
+        """See to it that the copy of the newest header is there; a full disk does without."""
+        header = self.disk.read(path, 0, header_bytes)
+        with contextlib.suppress(FileNotFoundError):
+            if self.disk.read(self.paths.header_copy) == header:
+                return
+        with contextlib.suppress(OSError):
+            write_new_file(self.disk, self.paths.header_copy, header)
 
     def _recover_ledger(self, newest: SegmentHeader, oldest_first_lsn: int) -> LedgerContent:
         path = self.paths.ledger
@@ -359,7 +437,8 @@ class Opener:
                 f"{path} was cut short or rewritten: {newest.ledger_count} entries are anchored "
                 f"in the log and {len(content.entries)} of them can be read; {NEW_LOG_REMEDY}"
             )
-        previous = self._fixed_header(self._path(oldest_first_lsn)).previous_first_lsn
+        oldest = self._fixed_header(oldest_first_lsn)
+        previous = oldest.previous_first_lsn if oldest is not None else 0
         retired_through = content.entries[-1].first_lsn if content.entries else 0
         if previous > retired_through:
             raise WalDamaged(
@@ -369,21 +448,27 @@ class Opener:
         rewrite_ledger_file(self.disk, path, content)
         return content
 
+    def _read_cursor(self, log_id: bytes) -> Cursor | None:
+        """The cursor of this log; None if there is none that can be read."""
+        try:
+            cursor = read_cursor(self.disk, self.paths.cursor)
+        except FileNotFoundError:
+            return None
+        return cursor if cursor is not None and cursor.log_id == log_id else None
+
     def _recover_cursor(
         self,
-        log_id: bytes,
+        cursor: Cursor | None,
         account: Account,
         oldest_first_lsn: int,
         next_lsn: int,
         recovered: Recovery,
     ) -> Cursor:
         path = self.paths.cursor
-        present = path.name in self.disk.list(self.paths.state_dir)
-        cursor = read_cursor(self.disk, path) if present else None
-        if cursor is None or cursor.log_id != log_id:
-            if present:
-                recovered.quarantined.append(self._quarantine(path))
-            cursor = Cursor(log_id)
+        if cursor is None:
+            if path.name in self.disk.list(self.paths.state_dir):
+                recovered.quarantined.append(keep_evidence(self.disk, self.paths, path))
+            cursor = Cursor(account.log_id)
             cursor.resume_lsn, cursor.send_mark_lsn = oldest_first_lsn, next_lsn - 1
             cursor.delivered_through = {
                 stream: kept.delivered_through for stream, kept in account.streams.items()
@@ -399,34 +484,28 @@ class Opener:
         for stream, through in cursor.delivered_through.items():
             if stream in account.streams:
                 account.delivered(stream, through)
-        write_cursor_file(self.disk, path, cursor)
-        cursor.attach(self.disk, path)
+        renew_cursor_file(self.disk, path, cursor)
         return cursor
 
-    def _quarantine(self, path: Path) -> str:
-        """Copy a file into quarantine/, synced; returns the name of the copy."""
-        taken = set(self.disk.list(self.paths.quarantine))
-        number = 1
-        while (name := f"{path.name}.{number}") in taken:
-            number += 1
-        self.disk.copy(path, self.paths.quarantine / name)
-        self.disk.fsync_directory(self.paths.quarantine)
-        return name
-
     def _path(self, first_lsn: int) -> Path:
-        return self.paths.segments / segment_name(first_lsn)
+        return self.paths.segment(first_lsn)
 
 
-def _take_all(scan: SegmentScan) -> list[RawEntry]:
-    """Every entry up to the next damage or the end: of one segment, so bounded by its size."""
-    taken: list[RawEntry] = []
-    while entries := scan.take(RECOVERY_ENTRIES):
-        taken += entries
-    return taken
+@dataclass(slots=True)
+class _Tail:
+    """The end of the log, folded."""
+
+    account: Account
+    next_lsn: int
+    header_bytes: int
+    batch_first_lsn: int
+    writer: SegmentWriter = field(init=False)
 
 
-def _header_damaged(path: Path, error: HeaderDamagedError) -> WalDamaged:
-    return WalDamaged(f"{path} is damaged: {error}; {NEW_LOG_REMEDY}")
+def _note_repaired(recovered: Recovery, repaired: Repaired) -> None:
+    recovered.notes.append(repaired.note)
+    if repaired.evidence is not None:
+        recovered.quarantined.append(repaired.evidence)
 
 
 def utc_now_ms() -> int:

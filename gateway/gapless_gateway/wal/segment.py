@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from gapless_gateway.wal.disk import Disk, DiskFile
+from gapless_gateway.wal.disk import Disk, DiskFile, NoRoom, append_whole, is_full
+from gapless_gateway.wal.entries import EntryMalformed, Gone, decode_payload
 from gapless_gateway.wal.format import (
     ENTRY_BYTES_MAX,
     ENTRY_HEADER,
@@ -76,8 +77,14 @@ class SegmentWriter:
         temporary = path.with_name(path.name + ".new")
         file = disk.create(temporary)
         try:
-            file.write(content)
-            file.fdatasync()
+            try:
+                file.write(content)
+                file.fdatasync()
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                disk.unlink(temporary)  # nothing was built on it
+                raise NoRoom(error.errno, error.strerror) from error
             disk.rename(temporary, path)
             disk.fsync_directory(directory)
         except BaseException:
@@ -85,10 +92,37 @@ class SegmentWriter:
             raise
         return cls(file, len(content))
 
+    @classmethod
+    def renew(
+        cls, disk: Disk, directory: Path, content: bytes, first_lsn: int, *, in_place: bool
+    ) -> SegmentWriter:
+        """Make sure that a segment is on the disk and not only in the page cache: write it anew.
+
+        On a disk without room for a second copy, and if `in_place` (`content` begins as the file
+        does and may just be shorter), the same bytes are written over themselves and synced.
+        """
+        try:
+            return cls.create(disk, directory, content, first_lsn)
+        except NoRoom:
+            if not in_place:
+                raise
+        file = disk.open(directory / segment_name(first_lsn))
+        try:
+            file.write_at(0, content)
+            file.truncate(len(content))
+            file.fdatasync()
+        except BaseException:
+            file.close()
+            raise
+        return cls(file, len(content))
+
     def append(self, batch: bytes) -> None:
-        """One write, one sync. When it returns the batch is durable."""
-        self._file.write(batch)
-        self._file.fdatasync()
+        """One write, one sync. When it returns the batch is durable.
+
+        Raises NoRoom if the disk is full: then nothing of the batch is in the file. Any other
+        OSError leaves it unknown what the file holds.
+        """
+        append_whole(self._file, self.size, batch)
         self.size += len(batch)
 
     def close(self) -> None:
@@ -104,11 +138,26 @@ class SegmentScan:
     why.
     """
 
-    def __init__(self, disk: Disk, path: Path, *, with_snapshot: bool = True) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        path: Path,
+        *,
+        with_snapshot: bool = True,
+        header: SegmentHeader | None = None,
+    ) -> None:
+        """`header`: what the header of a file whose own cannot be read was. The scan then begins
+
+        as one that met damage at byte 0, which ends with the first valid entry.
+        """
         self.path = path
         self._file = disk.open_reader(path)
+        self.stopped: str | None = None
         try:
-            self.header, self.header_bytes = self._read_header(with_snapshot)
+            if header is None:
+                self.header, self.header_bytes = self._read_header(with_snapshot)
+            else:
+                self.header, self.header_bytes = header, 0
         except BaseException:
             self._file.close()
             raise
@@ -116,9 +165,9 @@ class SegmentScan:
         self.offset = self.header_bytes  # of the next entry
         self.lsn = self.header.first_lsn  # of the next entry
         self.batch_first_lsn = 0  # of the last entry read
-        self.stopped: str | None = None
         self._buffer = b""
         self._buffer_offset = self.offset
+        self.start_again()
 
     def close(self) -> None:
         """Close the file."""
@@ -143,16 +192,38 @@ class SegmentScan:
                 break
         return taken
 
-    def skip_to(self, lsn: int, end: int | None = None) -> None:
-        """Read on until `lsn` is the next entry (or the end, or damage)."""
-        while self.lsn < lsn and self.take(min(lsn - self.lsn, 1024), end):
-            pass
+    def skip_to(self, lsn: int, end: int | None = None) -> bool:
+        """Read on until the next entry is `lsn`, or the Gone that takes up `lsn`.
+
+        False: the end or damage came before it.
+        """
+        while self.lsn < lsn:
+            taken = self.take(min(lsn - self.lsn, 1024), end)
+            if not taken:
+                return False
+            while self.lsn > lsn:  # a Gone takes up many LSNs: back to the one that holds `lsn`
+                self._step_back(taken.pop())
+                if self.lsn <= lsn:
+                    return True
+        return True
+
+    def start_again(self) -> None:
+        """Go back to where the scan began."""
+        self.offset, self.lsn, self.batch_first_lsn = self.header_bytes, self.header.first_lsn, 0
+        self.forget_buffer()
+        self.stopped = None if self.header_bytes else "its header is damaged"
+
+    def _step_back(self, raw: RawEntry) -> None:
+        self.offset, self.lsn, self.batch_first_lsn = raw.offset, raw.lsn, raw.batch_first_lsn
+        self.forget_buffer()
 
     def damage(self) -> Damage:
         """What stands at `offset`, after a scan that was `stopped`, judged by what follows it."""
         assert self.stopped is not None
         data = self._file.read(self.offset)
-        found = _next_valid(data, 0, self.lsn, self._seed)
+        # Behind a damaged header nothing need be missing; else at least one entry is.
+        after_lsn = self.lsn if self.offset else self.lsn - 1
+        found = _next_valid(data, 0, after_lsn, self._seed)
         next_offset, next_lsn = found if found is not None else (len(data), None)
         torn, next_batch = True, 0
         while found is not None and torn:
@@ -219,10 +290,17 @@ class SegmentScan:
                 self.stopped = f"batch {found_batch} stands behind batch {batch}"
                 break
             payload = buffer[position + ENTRY_HEADER_BYTES : position + length]
+            following = lsn + 1
+            if kind == Gone.KIND:
+                last_lsn = _last_lsn_of(payload)
+                if last_lsn < lsn:
+                    self.stopped = "what stands in the place of entries that are gone is malformed"
+                    break
+                following = last_lsn + 1
             batch = found_batch
             taken.append(RawEntry(lsn, batch, kind, payload, self._buffer_offset + position))
             position += length
-            lsn += 1
+            lsn = following
         self.offset, self.lsn, self.batch_first_lsn = self._buffer_offset + position, lsn, batch
         return not more_needed
 
@@ -237,6 +315,16 @@ class SegmentScan:
         if data:
             self.stopped = "the last entry is cut short"
         return False
+
+
+def _last_lsn_of(payload: bytes) -> int:
+    """The last LSN that a Gone takes up; 0 if it cannot be read."""
+    try:
+        gone = decode_payload(Gone.KIND, payload)
+    except EntryMalformed:
+        return 0
+    last_lsn = gone.last_lsn if isinstance(gone, Gone) else 0
+    return last_lsn if isinstance(last_lsn, int) else 0
 
 
 def _next_valid(data: bytes, start: int, after_lsn: int, seed: int) -> tuple[int, int] | None:

@@ -6,9 +6,11 @@ The summary is a CBOR map; docs/wal-format.md names its keys.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gapless_gateway.account.intervals import IntervalSet
 from gapless_gateway.wal.disk import Disk
 from gapless_gateway.wal.entries import (
     RECORD_FIXED,
@@ -26,6 +28,7 @@ from gapless_gateway.wal.segment import READ_BYTES, RawEntry, SegmentScan
 
 PROGRESS_POINTS_MAX = 64  # of the curve of the backlog that a summary keeps
 SCAN_ENTRIES = 1024
+_NONE = IntervalSet()
 
 
 class _StreamSummary:
@@ -135,13 +138,25 @@ class SegmentSummary:
             self._progress = self._progress[:-1:2] + self._progress[-1:]
 
 
-def summarise_segment(disk: Disk, path: Path) -> tuple[SegmentScan, SegmentSummary]:
-    """Read a whole segment. Raises WalDamaged if not every entry can be read, OSError."""
+def summarise_segment(
+    disk: Disk, path: Path, quarantined: Mapping[bytes, IntervalSet]
+) -> tuple[SegmentScan, SegmentSummary, list[tuple[int, Record]]]:
+    """Read a whole segment: its scan, its summary, and (LSN, record) of those in `quarantined`.
+
+    Raises WalDamaged if not every entry can be read, HeaderDamagedError, OSError.
+    """
     scan, summary = SegmentScan(disk, path, with_snapshot=False), SegmentSummary()
+    aside: list[tuple[int, Record]] = []
     try:
         while entries := scan.take(SCAN_ENTRIES):
             for raw in entries:
                 summary.add(raw)
+                if quarantined and raw.kind == Record.KIND:
+                    record = decode_payload(raw.kind, raw.payload)
+                    if isinstance(record, Record) and record.seq in quarantined.get(
+                        record.stream, _NONE
+                    ):
+                        aside.append((raw.lsn, record))
     finally:
         scan.close()
     if scan.stopped is not None:
@@ -149,7 +164,7 @@ def summarise_segment(disk: Disk, path: Path) -> tuple[SegmentScan, SegmentSumma
             f"{path} is damaged at byte {scan.offset} ({scan.stopped}), so it is kept; "
             "run `gapless wal verify` on the state directory"
         )
-    return scan, summary
+    return scan, summary, aside
 
 
 def file_digest(disk: Disk, path: Path) -> bytes:

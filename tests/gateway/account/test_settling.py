@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gapless_gateway.account.intervals import IntervalSet
+from gapless_gateway.account.intervals import IntervalMap, IntervalSet
 from gapless_gateway.account.settling import ELSEWHERE, settle, settle_closed
 from gapless_gateway.wal.entries import (
     REASON_GATEWAY_ROLLBACK,
@@ -29,6 +29,7 @@ class Known:
     base: int = 0
     exact_through: int = 0
     doubtful: IntervalSet = field(default_factory=IntervalSet)
+    unreadable_quarantined: IntervalMap[bool] = field(default_factory=IntervalMap)
 
 
 @pytest.mark.parametrize(

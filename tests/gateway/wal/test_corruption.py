@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from gapless_gateway.wal.entries import Lost
+from gapless_gateway.wal.entries import Gone
 from gapless_gateway.wal.errors import WalDamaged, WalError, WalTooNew
 from gapless_gateway.wal.format import first_lsn_of_name
 from gapless_gateway.wal.reader import Corruption, Entry, SegmentStart, TornTail, read_directory
 from tests.support.simulated_disk import SimulatedDisk
 from tests.support.wal_history import (
+    LOG_ID,
     STATE_DIR,
-    STREAM,
     History,
     live,
     open_log,
@@ -52,40 +52,6 @@ def entry_offsets(disk: SimulatedDisk) -> list[int]:
     return [item.offset for item in items if isinstance(item, Entry)]
 
 
-def test_each_flipped_byte_is_found_or_cut_as_the_torn_tail() -> None:
-    disk, _ = small_log()
-    path = WAL / segments(disk)[0]
-    whole = bytes(disk.content(path))
-    offsets = entry_offsets(disk)
-    last_batch = offsets[4]
-    for position in range(len(whole)):
-        disk, history = small_log()
-        damaged = bytearray(whole)
-        damaged[position] ^= 1 << position % 8
-        disk.spoil(path, damaged)
-        try:
-            log = open_log(disk)
-        except (WalDamaged, WalTooNew):
-            assert position < last_batch, "the last batch is never corruption"
-            assert bytes(disk.content(path)) == damaged, "a refusal changes nothing"
-            found = list(read_directory(WAL, disk=disk)) if position > 10 else []
-            assert position <= 10 or any(isinstance(item, Corruption) for item in found)
-            continue
-        if log.recovered.quarantined:
-            # A record of the batch before the last: exactly it is declared lost (test_salvage).
-            assert offsets[2] <= position < last_batch
-            ((lsn, lost),) = ((n, e) for n, e in read_all(log) if isinstance(e, Lost))
-            assert (lost.stream, lost.first, lost.last) == (STREAM, lsn - 2, lsn - 2)
-            continue
-        assert position >= last_batch, f"byte {position} was flipped and nobody saw it"
-        assert log.recovered.torn_bytes == len(whole) - max(
-            offset for offset in offsets if offset <= position
-        )
-        read = read_all(log)
-        assert all(history.appended[lsn] == entry for lsn, entry in read)
-        assert [lsn for lsn, _ in read] == list(range(1, log.next_lsn))
-
-
 def test_a_log_cut_at_any_byte_of_its_last_batch_opens_with_what_is_whole() -> None:
     disk, _ = small_log()
     path = WAL / segments(disk)[0]
@@ -116,41 +82,12 @@ def test_a_hole_in_the_last_batch_with_whole_entries_behind_it_is_a_torn_tail() 
     assert log.recovered.torn_bytes == len(data) - offsets[4]
 
 
-def test_damage_before_a_later_batch_is_refused_in_one_sentence_that_names_the_file() -> None:
-    disk, _ = small_log()
-    path = WAL / segments(disk)[0]
-    data = disk.content(path)
-    data[entry_offsets(disk)[1] + 30] ^= 0xFF
-    disk.spoil(path, bytes(data))
-    with pytest.raises(WalDamaged) as caught:
-        open_log(disk)
-    words = str(caught.value)
-    assert str(path) in words and "LSN 2" in words and "\n" not in words
-
-
-def test_an_empty_newest_segment_is_refused_and_not_taken_for_a_new_log() -> None:
-    disk, _ = long_log()
-    path = WAL / segments(disk)[-1]
-    disk.spoil(path, b"")
-    with pytest.raises(WalDamaged, match=path.name):
-        open_log(disk)
-
-
-def test_an_empty_only_segment_is_refused_and_not_taken_for_a_new_log() -> None:
-    disk, _ = small_log()
-    disk.spoil(WAL / segments(disk)[0], b"")
-    with pytest.raises(WalDamaged):
-        open_log(disk)
-
-
 @pytest.mark.parametrize("which", [0, 1, -2])
-def test_a_missing_segment_is_refused_and_named(which: int) -> None:
+def test_a_missing_segment_is_found_by_the_reader(which: int) -> None:
     disk, _ = long_log()
     names = segments(disk)
     assert len(names) >= 3
     del disk.names[WAL / names[which]]
-    with pytest.raises(WalDamaged, match=names[which]):
-        open_log(disk)
     found = list(read_directory(STATE_DIR / "wal", disk=disk))
     assert any(isinstance(item, Corruption) for item in found)
 
@@ -167,9 +104,9 @@ def test_an_unknown_version_is_refused_in_one_sentence() -> None:
     disk, _ = small_log()
     path = WAL / segments(disk)[0]
     data = disk.content(path)
-    data[8:10] = (2).to_bytes(2, "big")
+    data[8:10] = (3).to_bytes(2, "big")
     disk.spoil(path, bytes(data))
-    with pytest.raises(WalTooNew, match=r"format 2 .* up to 1; install a newer Gapless"):
+    with pytest.raises(WalTooNew, match=r"format 3 .* up to 2; install a newer Gapless"):
         open_log(disk)
     with pytest.raises(WalTooNew):
         list(read_directory(WAL, disk=disk))
@@ -191,9 +128,11 @@ def test_bytes_of_another_log_never_pass_for_ours() -> None:
         mixed = bytearray(ours)
         mixed[part] = theirs[part]
         disk.spoil(path, bytes(mixed))
-        if part.start == 16:
-            with pytest.raises(WalDamaged):
-                open_log(disk)
+        if part.start == 16:  # a damaged header: the one that the other files know is put back
+            log = open_log(disk)
+            assert log.log_id == LOG_ID
+            assert log.next_lsn == 7
+            log.close()
         else:
             assert open_log(disk).next_lsn == 3, "their entries ran on behind ours"
 
@@ -228,11 +167,7 @@ def test_damage_in_an_older_segment_is_found_by_the_reader_which_goes_on_behind_
     assert hit.lsn not in lsns
     assert lsns[-1] == max(history.appended)
     log = open_log(disk)  # recovery reads the newest segment only
-    with pytest.raises(WalDamaged, match=name):
-        read_all(log)
-    with pytest.raises(WalDamaged):
-        log.retire(log.next_lsn)
-    assert name in segments(disk), "what cannot be summed up is not freed"
+    assert log.recovered.quarantined == []
 
 
 def test_an_older_segment_that_was_cut_between_two_entries_is_found() -> None:
@@ -249,8 +184,7 @@ def test_an_older_segment_that_was_cut_between_two_entries_is_found() -> None:
     assert [(item.lsn, item.next_lsn) for item in found] == [
         (first + 1, first_lsn_of_name(segments(disk)[2]))
     ]
-    with pytest.raises(WalDamaged, match=name):
-        read_all(open_log(disk))
+    assert isinstance(dict(read_all(open_log(disk)))[first + 1], Gone)
 
 
 def test_a_torn_tail_is_no_damage_to_the_reader() -> None:

@@ -8,7 +8,7 @@ import errno
 import pytest
 
 from gapless_gateway.wal.entries import Stopped
-from gapless_gateway.wal.errors import WalFailed, WalNotWritable
+from gapless_gateway.wal.errors import WalFailed, WalFull, WalNotWritable
 from tests.support.simulated_disk import PowerCutError, SimulatedDisk
 from tests.support.wal_history import History, live, open_log, read_all, record, run
 
@@ -86,7 +86,7 @@ def test_a_failed_call_anywhere_stops_for_good_and_loses_nothing_acked() -> None
         for call in range(1, calls_of_a_whole_life() + 1):
             disk, history = SimulatedDisk(), History()
             disk.fail_at = {call: number}
-            with contextlib.suppress(WalFailed, WalNotWritable):
+            with contextlib.suppress(WalFailed, WalFull, WalNotWritable):
                 live(disk, history)
             # The process restarts on the same kernel: the cache shows what the disk may not have.
             log = open_log(disk.after_kill())

@@ -8,10 +8,12 @@ from gapless_gateway.wal import entries
 from gapless_gateway.wal.entries import (
     CLASSES,
     Conflict,
+    Delivered,
     Elsewhere,
     Entry,
     EntryMalformed,
     Fault,
+    Gone,
     Lost,
     Outage,
     Progress,
@@ -21,6 +23,7 @@ from gapless_gateway.wal.entries import (
     Session,
     Stopped,
     TimePair,
+    Unreadable,
     decode_payload,
     encode_payload,
 )
@@ -44,12 +47,15 @@ ONE_OF_EACH: list[Entry] = [
     Fault(1, "/dev/x", "identity", "pump-1", b"\x02", "words"),
     Elsewhere(STREAM, 1, 3, bytes(8)),
     Stopped(5, 2),
+    Gone(9, entries.GONE_CORRUPTION, ((STREAM, 4, 6), (bytes(4), 1, 1))),
+    Unreadable(STREAM, 4, 6, 1, True, "unreadable in the log"),
+    Delivered(STREAM, 4, 6, 1),
 ]  # fmt: skip
 
 
 def test_one_of_each_kind_is_here() -> None:
     assert [type(entry) for entry in ONE_OF_EACH] == list(CLASSES)
-    assert [entry.KIND for entry in ONE_OF_EACH] == list(range(1, 13))
+    assert [entry.KIND for entry in ONE_OF_EACH] == list(range(1, 16))
 
 
 @pytest.mark.parametrize("entry", ONE_OF_EACH, ids=lambda entry: type(entry).__name__)

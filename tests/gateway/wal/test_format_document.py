@@ -27,7 +27,7 @@ def u(data: bytes) -> int:
 def entries_of(segment: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     """(lsn, batch, kind, payload), by the tables of the document and nothing of ours."""
     assert segment[:8] == b"GAPLWAL\n"
-    assert u(segment[8:10]) == 1
+    assert u(segment[8:10]) == 2
     length, seed = u(segment[12:16]), zlib.crc32(segment[16:24])
     assert u(segment[88:92]) == zlib.crc32(segment[:88], seed)
     assert u(segment[length - 4 : length]) == zlib.crc32(segment[92 : length - 4], seed)

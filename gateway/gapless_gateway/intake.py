@@ -1,0 +1,180 @@
+"""How much may come in: credit by the room on the disk, and what to do when there is none.
+
+    room on the disk        credit of a board (records beyond what is durable)
+    plenty                  1024
+    less                    what surely fits, shared by the boards
+    none                    0: boards hold what they have; delivery goes on and makes room
+
+`on_full = "drop-oldest"` makes room itself: the oldest records that were never sent are declared
+LOST(quota), and once that is durable the space of their segment is freed. Nothing here loses what
+was acked without saying so first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+from gapless_gateway.account.intervals import IntervalSet
+from gapless_gateway.committer import Committer
+from gapless_gateway.wal.entries import REASON_QUOTA, Lost
+from gapless_gateway.wal.errors import WalError
+from gapless_gateway.wal.log import Log
+
+# How many seqs beyond the durable one a board may send unasked. Bounds what lies in memory.
+CREDIT_WINDOW_SEQS = 1024
+# What a record takes up in the log at most: RECORD_BYTES_MAX of the link, and what is around it.
+RECORD_COST_BYTES = 640
+LOOK_PERIOD_S = 0.25
+# A segment is dropped before the room is quite gone, so that boards need not be held meanwhile.
+DROP_BELOW_BYTES = 2 * CREDIT_WINDOW_SEQS * RECORD_COST_BYTES
+
+OnFull = Literal["hold", "drop-oldest"]
+
+log = logging.getLogger("gapless.intake")
+
+
+class Intake:
+    """Watches the room. `run` is a task of the daemon; all methods are for the event loop."""
+
+    def __init__(
+        self,
+        wal: Log,
+        committer: Committer,
+        *,
+        on_full: OnFull,
+        boards: int,
+        outage_id: Callable[[], int],
+        clock_ms: Callable[[], int],
+    ) -> None:
+        """`boards`: how many may share the room."""
+        self._wal = wal
+        self._committer = committer
+        self._on_full = on_full
+        self._boards = max(1, boards)
+        self._outage_id = outage_id
+        self._clock_ms = clock_ms
+        self._on_changed: list[Callable[[], None]] = []
+        self._on_dropped: list[Callable[[], None]] = []
+        self._hold_words = ""
+        self.room_bytes = wal.space.room_bytes()
+        self.used_bytes = wal.space.used_bytes()
+        self.window_seqs = self._window()
+        self.segments_dropped = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether boards hold their records because there is no room for them."""
+        return self.window_seqs == 0
+
+    def call_on_changed(self, callback: Callable[[], None]) -> None:
+        """Call `callback()` whenever the window has changed."""
+        self._on_changed.append(callback)
+
+    def call_on_dropped(self, callback: Callable[[], None]) -> None:
+        """Call `callback()` when a segment has lost its records, and reading may go on."""
+        self._on_dropped.append(callback)
+
+    async def run(self) -> None:
+        """Look at the room again and again, until cancelled or the log fails."""
+        while self._committer.failed is None:
+            await self.look()
+            await asyncio.sleep(LOOK_PERIOD_S)
+
+    async def look(self) -> None:
+        """Look once: make room if that is allowed, and set the credit."""
+        await asyncio.to_thread(self._measure)
+        wants_room = self._committer.full or self.room_bytes < DROP_BELOW_BYTES
+        if wants_room and self._on_full == "drop-oldest" and await self._drop_oldest():
+            await asyncio.to_thread(self._measure)
+        if self._committer.full or self.room_bytes <= 0:
+            self._let_the_newest_go()
+        self._committer.retry()
+        self._set_window()
+
+    def _measure(self) -> None:
+        space = self._wal.space
+        self.used_bytes = space.used_bytes()
+        if not self._committer.full:
+            space.make_reserve()
+        self.room_bytes = space.room_bytes()
+
+    def _window(self) -> int:
+        if self._committer.full:
+            return 0
+        fits = self.room_bytes // (RECORD_COST_BYTES * self._boards)
+        return max(0, min(CREDIT_WINDOW_SEQS, fits))
+
+    def _set_window(self) -> None:
+        window, before = self._window(), self.window_seqs
+        if window == before:
+            return
+        self.window_seqs = window
+        if window == 0:
+            log.warning(
+                "no room for records: the boards hold theirs until there is",
+                extra={"room_bytes": self.room_bytes, "used_bytes": self.used_bytes},
+            )
+        elif before == 0:
+            log.warning("there is room for records again", extra={"room_bytes": self.room_bytes})
+        for on_changed in self._on_changed:
+            on_changed()
+
+    def _let_the_newest_go(self) -> None:
+        """A segment is freed only when another one has begun: begin one if all is delivered."""
+        if (
+            self._wal.cursor.resume_lsn > self._wal.newest_first_lsn
+            and self._wal.newest_is_worth_it
+        ):
+            self._wal.begin_new_segment()
+
+    # Dropping
+
+    async def _drop_oldest(self) -> bool:
+        """Declare the records of the oldest segment that never left, then free them."""
+        first_lsn = self._wal.droppable(self._wal.cursor.send_mark_lsn)
+        if first_lsn is None:
+            return False
+        try:
+            ranges = await asyncio.to_thread(self._wal.records_of, first_lsn)
+            # From here on nothing of it is read, so nothing of it can leave; and if a send mark
+            # was reserved beyond its beginning meanwhile, something may have.
+            self._wal.barrier_lsn = first_lsn
+            if self._wal.cursor.send_mark_lsn >= first_lsn:
+                return False
+            dropped = self._declare(ranges)
+            await asyncio.to_thread(self._wal.space.release_reserve)  # it pays for the LOST
+            if not await self._committer.try_flush():
+                return False
+            await asyncio.to_thread(self._wal.drop, first_lsn)
+        except (WalError, OSError) as error:
+            log.error("the oldest segment cannot be dropped", extra={"reason": str(error)})
+            return False
+        finally:
+            self._wal.barrier_lsn = None
+            for on_dropped in self._on_dropped:
+                on_dropped()
+        self.segments_dropped += 1
+        log.warning(
+            "the disk is full: the oldest records that were never sent are declared lost",
+            extra={"first_lsn": first_lsn, "records": dropped},
+        )
+        return True
+
+    def _declare(self, ranges: list[tuple[bytes, int, int]]) -> int:
+        """Append a LOST(quota) for each range; returns how many records they are."""
+        records = 0
+        for stream, first, last in ranges:
+            known = self._wal.account.streams[stream]
+            undelivered = known.stored.within(max(first, known.delivered_through + 1), last)
+            for a, b in undelivered.difference(known.quarantined).difference(known.requeued):
+                self._committer.append(
+                    Lost(
+                        stream, a, b, REASON_QUOTA, False, True,
+                        self._clock_ms(), self._outage_id(),
+                    )
+                )  # fmt: skip
+                records += IntervalSet([(a, b)]).count()
+        return records
