@@ -36,12 +36,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ingest": {"account", "committer", "metrics", "wal", "session", "linked"},
     "linked": {"account", "ingest", "rates", "wal", "metrics", "logs"},
     "session": {"account", "committer", "ingest", "linked", "metrics", "rates", "wal", "logs"},
+    # How much may come in: it looks at the log's room and drops what the owner allowed to.
+    "intake": {"account", "committer", "wal"},
     "brokers": {"errors"},
     "publisher": {"account", "brokers", "errors", "wal", "back_off", "config"},
-    "account_view": {"account", "committer", "ingest", "publisher", "session"},
+    "account_view": {"account", "committer", "ingest", "intake", "publisher", "session"},
     "daemon": {
-        "account_view", "committer", "config", "errors", "ingest", "linked", "logs", "metrics",
-        "ports", "publisher", "serial_line", "session", "wal", "web", "account",
+        "account_view", "committer", "config", "errors", "ingest", "intake", "linked", "logs",
+        "metrics", "ports", "publisher", "serial_line", "session", "wal", "web", "account",
     },
 }  # fmt: skip
 # What of the log the account may know: the entries, not the files.
