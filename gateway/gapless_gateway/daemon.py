@@ -37,6 +37,8 @@ from gapless_gateway.wal.errors import WalError, WalFull
 from gapless_gateway.wal.log import Log
 from gapless_gateway.web import WebServer
 
+# How many numbers of runs are passed over where Run entries may be gone from the log.
+RUNS_SKIPPED = 1000
 RUNTIME_FILE = "runtime.json"
 
 log = logging.getLogger("gapless.daemon")
@@ -90,7 +92,9 @@ class Daemon:
     def _begin_run(self) -> None:
         """Make the Run entry durable: nobody is answered, and nothing sent, without its number."""
         wal, recovered = self._wal, self._wal.recovered
-        self._run = wal.account.run + 1
+        # Runs that the log has lost may have sent: their numbers are part of what was sent.
+        skipped = RUNS_SKIPPED if wal.account.uncertain else 0
+        self._run = wal.account.run + 1 + skipped
         wal.append(
             Run(
                 at_ms=self._clock.utc_ms(),

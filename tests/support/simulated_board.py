@@ -98,6 +98,7 @@ class SimulatedBoard:
         self.sent = bytearray()  # everything written to the line
         self.rejections: list[tuple[int, str]] = []
         self.boots = 0
+        self.deaf = False  # nothing that the gateway says gets through
         self._descriptors: tuple[int, int] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.boot()
@@ -198,5 +199,6 @@ class SimulatedBoard:
             data = os.read(self._descriptors[0], 4096)
         except OSError:
             return
-        self.sender.receive(data, self.now_ms)
+        if not self.deaf:
+            self.sender.receive(data, self.now_ms)
         self.run()

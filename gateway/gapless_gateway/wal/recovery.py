@@ -48,6 +48,7 @@ from gapless_gateway.wal.repairing import (
     Repaired,
     SegmentRepair,
     keep_evidence,
+    read_header,
     restore_account,
 )
 from gapless_gateway.wal.segment import SegmentScan, SegmentWriter
@@ -115,7 +116,10 @@ class Opener:
             disk.fsync_directory(paths.state_dir)
             disk.fsync_directory(paths.state_dir.parent)
             first_lsns = self._list_segments()
-            return self._recover(lock, first_lsns) if first_lsns else self._create(lock)
+            put_back = self._put_newest_back(first_lsns)
+            if not first_lsns:
+                return self._create(lock)
+            return self._recover(lock, first_lsns, put_back=put_back)
         except BaseException:
             lock.release()
             raise
@@ -130,6 +134,22 @@ class Opener:
             elif name.endswith(".wal.new"):
                 self.disk.unlink(self.paths.segments / name)
         return first_lsns
+
+    def _put_newest_back(self, first_lsns: list[int]) -> bool:
+        """The newest segment is missing if the copy of its header is of a later one than any here.
+
+        It begins anew, with that header; what it held the boards tell with their next HELLO.
+        """
+        try:
+            header = read_header(self.disk, self.paths.header_copy)
+        except (FileNotFoundError, HeaderDamagedError, FormatTooNewError):
+            return False
+        if header.first_lsn <= max(first_lsns, default=0):
+            return False
+        content = encode_segment_header(header)
+        SegmentWriter.create(self.disk, self.paths.segments, content, header.first_lsn).close()
+        first_lsns.append(header.first_lsn)
+        return True
 
     # A new log
 
@@ -179,7 +199,8 @@ class Opener:
 
     # A log that is there
 
-    def _recover(self, lock: DiskLock, first_lsns: list[int]) -> OpenedLog:
+    def _recover(self, lock: DiskLock, first_lsns: list[int], *, put_back: bool) -> OpenedLog:
+        """`put_back`: the newest segment was missing, and begins anew."""
         recovered = Recovery()
         headers = self._fixed_headers(first_lsns)
         log_id = self._log_id_of(headers)
@@ -197,6 +218,8 @@ class Opener:
         try:
             content = self._recover_ledger(scan.header, first_lsns[0])
             tail = self._fold(scan, cursor, repair, recovered)
+            self._append_cut_tail(tail, cursor, recovered, put_back=put_back)
+            recovered.previous_clean = not tail.account.running
         finally:
             scan.close()
         cursor = self._recover_cursor(cursor, tail.account, first_lsns[0], tail.next_lsn, recovered)
@@ -355,9 +378,7 @@ class Opener:
                 in_place=len(header) == scan.header_bytes,
             )  # fmt: skip
         tail.writer = writer
-        self._append_cut_tail(tail, scan.header.log_id, cursor, recovered)
         self._keep_header_copy(path, first_lsn, tail.header_bytes)
-        recovered.previous_clean = not tail.account.running
         return tail
 
     def _folded(self, scan: SegmentScan, recovered: Recovery) -> _Tail | None:
@@ -391,27 +412,30 @@ class Opener:
         return _Tail(account, scan.lsn, scan.header_bytes, scan.batch_first_lsn)
 
     def _append_cut_tail(
-        self, tail: _Tail, log_id: bytes, cursor: Cursor | None, recovered: Recovery
+        self, tail: _Tail, cursor: Cursor | None, recovered: Recovery, *, put_back: bool
     ) -> None:
         """Make room in the log for what the cursor says was in it, and is not there any more."""
-        if cursor is None or cursor.log_id != log_id:
-            return
         ranges = []
-        for stream, through in sorted(cursor.delivered_through.items()):
-            known = tail.account.streams.get(stream)
-            if known is not None and known.durable < through:
-                ranges.append((stream, known.durable + 1, through))
-        if not ranges and cursor.resume_lsn <= tail.next_lsn:
+        resume_lsn = 0
+        if cursor is not None:
+            resume_lsn = cursor.resume_lsn
+            for stream, through in sorted(cursor.delivered_through.items()):
+                known = tail.account.streams.get(stream)
+                if known is not None and known.durable < through:
+                    ranges.append((stream, known.durable + 1, through))
+        if not (ranges or put_back or resume_lsn > tail.next_lsn):
             return
         lsn = tail.next_lsn
-        gone = Gone(max(cursor.resume_lsn - 1, lsn), GONE_CORRUPTION, tuple(ranges))
-        tail.writer.append(encode_entry(lsn, lsn, gone, crc_seed(log_id)))
+        gone = Gone(max(resume_lsn - 1, lsn), GONE_CORRUPTION, tuple(ranges))
+        tail.writer.append(encode_entry(lsn, lsn, gone, crc_seed(tail.account.log_id)))
         tail.account.apply(lsn, gone)
         tail.next_lsn = gone.last_lsn + 1
         recovered.gone.append((lsn, gone))
         recovered.notes.append(
-            f"the log ends before LSN {gone.last_lsn}, which the cursor says was delivered: its "
-            "end was cut off, or the log was restored from an older copy than the cursor"
+            f"the newest segment was missing, and begins anew with LSN {lsn}"
+            if put_back
+            else f"the log ends before LSN {gone.last_lsn}, which the cursor says was delivered: "
+            "its end was cut off, or the log was restored from an older copy than the cursor"
         )
 
     def _keep_header_copy(self, path: Path, first_lsn: int, header_bytes: int) -> None:

@@ -92,10 +92,11 @@ def test_a_missing_segment_is_found_by_the_reader(which: int) -> None:
     assert any(isinstance(item, Corruption) for item in found)
 
 
-def test_a_missing_newest_segment_is_refused_when_the_ledger_or_cursor_tells() -> None:
+def test_a_log_without_any_segment_is_refused_when_only_ledger_and_cursor_tell_of_it() -> None:
     disk, _ = long_log()
     for name in segments(disk):
         del disk.names[WAL / name]
+    del disk.names[STATE_DIR / "header"]
     with pytest.raises(WalDamaged, match="no segment"):
         open_log(disk)
 

@@ -24,6 +24,7 @@ from gapless_gateway.wal.entries import (
     Conflict,
     Entry,
     Fault,
+    Gone,
     Outage,
     Progress,
     Quarantined,
@@ -68,6 +69,7 @@ class Books:
     drain_began_ms: dict[int, int] = field(default_factory=dict)  # outage id -> broker was back
     segments: int = 0
     entries: int = 0
+    gone_entries: int = 0  # whose place a Gone has taken: unreadable, or dropped for want of room
     first_lsn: int = 0
     torn_tail_bytes: int = 0
     from_ms: int | None = None
@@ -228,6 +230,10 @@ class _Folding:
                 books.conflicts.append(entry)
             case Quarantined():
                 books.quarantined.append(entry)
+            case Gone():
+                # What stood there is known only to the account in the next segment's header.
+                self._damaged = True
+                books.gone_entries += entry.last_lsn - lsn + 1
             case Fault():
                 books.faults.append(entry)
                 del books.faults[:-FAULTS_KEPT_MAX]

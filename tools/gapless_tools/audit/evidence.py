@@ -118,6 +118,7 @@ def _books(books: Books, reading: CaptureReading | None) -> dict[str, Any]:
         "delivered_when": mode,
         "segments": books.segments,
         "entries": books.entries,
+        "gone_entries": books.gone_entries,
         "torn_tail_bytes": books.torn_tail_bytes,
         "ledger_entries": books.ledger_entries,
         "ledger_head": books.ledger_head.hex(),
