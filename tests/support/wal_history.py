@@ -20,6 +20,7 @@ from gapless_gateway.wal.entries import (
     Session,
     Stopped,
 )
+from gapless_gateway.wal.ledger_compaction import LEDGER_LIMITS, LedgerLimits
 from gapless_gateway.wal.log import Log
 
 STATE_DIR = Path("/state")
@@ -34,6 +35,7 @@ def open_log(
     log_id: bytes = LOG_ID,
     segment_bytes_max: int = SEGMENT_BYTES_MAX,
     state_dir: Path = STATE_DIR,
+    ledger_limits: LedgerLimits = LEDGER_LIMITS,
 ) -> Log:
     """A log with fixed id and time, so that its bytes are the same in every run."""
     return Log.open(
@@ -42,6 +44,7 @@ def open_log(
         segment_bytes_max=segment_bytes_max,
         random_bytes=lambda count: log_id[:count],
         now_ms=lambda: 1_700_000_000_000,
+        ledger_limits=ledger_limits,
     )
 
 
@@ -148,9 +151,15 @@ def read_all(log: Log, at_a_time: int = 3) -> list[tuple[int, Entry]]:
     return found
 
 
-def live(disk: Disk, history: History, *, batches: int = 9) -> Log:
+def live(
+    disk: Disk,
+    history: History,
+    *,
+    batches: int = 9,
+    ledger_limits: LedgerLimits = LEDGER_LIMITS,
+) -> Log:
     """The life itself. Raises whatever the disk raises; `history` tells how far it came."""
-    log = open_log(disk)
+    log = open_log(disk, ledger_limits=ledger_limits)
     history.commit(log, run(log, 1), session(1000))
     seq = 1
     for batch in range(batches):

@@ -34,6 +34,7 @@ from gapless_gateway.wal.format import (
     segment_name,
 )
 from gapless_gateway.wal.ledger import RetiredSegment
+from gapless_gateway.wal.ledger_compaction import LEDGER_LIMITS, LedgerLimits, compact_ledger
 from gapless_gateway.wal.recovery import OpenedLog, Opener, StatePaths, utc_now_ms
 from gapless_gateway.wal.segment import SegmentScan, SegmentWriter
 from gapless_gateway.wal.summary import file_digest, summarise_segment
@@ -48,7 +49,11 @@ class Log:
     """A log that is open for writing; `Log.open` makes one."""
 
     def __init__(
-        self, opened: OpenedLog, segment_bytes_max: int, now_ms: Callable[[], int]
+        self,
+        opened: OpenedLog,
+        segment_bytes_max: int,
+        now_ms: Callable[[], int],
+        ledger_limits: LedgerLimits = LEDGER_LIMITS,
     ) -> None:
         self.log_id = opened.log_id
         self.account = opened.account  # folded over everything durable and applied
@@ -58,6 +63,7 @@ class Log:
         self._disk_lock, self._writer = opened.lock, opened.writer
         self._seed = crc_seed(opened.log_id)
         self._now_ms = now_ms
+        self._ledger_limits = ledger_limits
         headroom = min(ROTATION_HEADROOM_BYTES, segment_bytes_max // 4)
         self._rotate_at_bytes = segment_bytes_max - headroom
         self._header_bytes = opened.newest_header_bytes
@@ -89,6 +95,7 @@ class Log:
         account_type: type[Account] = Account,
         random_bytes: Callable[[int], bytes] = os.urandom,
         now_ms: Callable[[], int] = utc_now_ms,
+        ledger_limits: LedgerLimits = LEDGER_LIMITS,
     ) -> Log:
         """Open the log of a state directory, or create it; blocks for the newest segment's length.
 
@@ -102,7 +109,7 @@ class Log:
             now_ms=now_ms,
         )
         try:
-            return cls(opener.open(), segment_bytes_max, now_ms)
+            return cls(opener.open(), segment_bytes_max, now_ms, ledger_limits)
         except OSError as error:
             at = f" ({error.filename})" if error.filename else ""
             raise WalNotWritable(
@@ -217,6 +224,11 @@ class Log:
         try:
             while len(self._first_lsns) > 1 and self._first_lsns[1] <= resume_lsn:
                 freed.append(self._retire_oldest())
+            if freed:
+                oldest = self._paths.segments / segment_name(self._first_lsns[0])
+                compact_ledger(
+                    self._ledger, self._disk, oldest, self._ledger_limits, self._now_ms()
+                )
         except OSError as error:
             self._failed = (
                 f"a delivered segment in {self._paths.segments} cannot be freed: "
@@ -283,7 +295,7 @@ class Log:
     def _retire_oldest(self) -> str:
         first_lsn = self._first_lsns[0]
         path = self._paths.segments / segment_name(first_lsn)
-        if self._ledger.last_first_lsn < first_lsn:  # else a crash came between ledger and unlink
+        if self._ledger.retired_through < first_lsn:  # else a crash came between ledger and unlink
             scan, summary = summarise_segment(self._disk, path)
             if scan.lsn != self._first_lsns[1]:
                 raise _unreadable(scan, scan.lsn)

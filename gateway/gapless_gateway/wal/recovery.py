@@ -195,7 +195,7 @@ class Opener:
         cursor = read_cursor(self.disk, self.paths.cursor) if "cursor" in names else None
         used = cursor is not None and (cursor.resume_lsn > 1 or cursor.send_mark_lsn > 0)
         if "ledger" in names and not used:
-            used = bool(read_ledger(self.disk, self.paths.ledger).entries)
+            used = read_ledger(self.disk, self.paths.ledger).count > 0
         if used:
             raise WalDamaged(
                 f"{self.paths.segments} holds no segment, but the cursor or ledger beside it "
@@ -353,15 +353,15 @@ class Opener:
             raise WalDamaged(f"{path} is missing; {NEW_LOG_REMEDY}") from None
         if content.log_id != newest.log_id:
             raise WalDamaged(f"{path} is not the ledger of this log; {NEW_LOG_REMEDY}")
-        anchored = content.hashes[: newest.ledger_count][-1:] or [NO_HASH]
-        if len(content.entries) < newest.ledger_count or anchored != [newest.ledger_hash]:
+        if content.hash_at(newest.ledger_count) != newest.ledger_hash:
             raise WalDamaged(
                 f"{path} was cut short or rewritten: {newest.ledger_count} entries are anchored "
-                f"in the log and {len(content.entries)} of them can be read; {NEW_LOG_REMEDY}"
+                f"in the log and {content.count} can be read; {NEW_LOG_REMEDY}"
             )
+        if content.fault is not None:
+            raise WalDamaged(f"{path} was changed: {content.fault}; {NEW_LOG_REMEDY}")
         previous = self._fixed_header(self._path(oldest_first_lsn)).previous_first_lsn
-        retired_through = content.entries[-1].first_lsn if content.entries else 0
-        if previous > retired_through:
+        if previous > content.retired_through:
             raise WalDamaged(
                 f"the segment {self._path(previous)} is missing and the ledger does not say that "
                 f"it was retired; {NEW_LOG_REMEDY}"

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 from gapless_gateway.account.stream_account import StreamAccount
 from gapless_gateway.wal.entries import CLASSES, Conflict, Record, Run, Session, Stopped
+from gapless_gateway.wal.ledger_compaction import LedgerLimits
 from gapless_gateway.wal.log import Log
 from gapless_gateway.wal.reader import Entry, read_books, read_directory
 from gapless_tools.audit.run import run_audit
@@ -223,6 +224,28 @@ def go_on(log: Log) -> list[Any]:
         log.commit()  # a batch each, so that segments are rotated
         log.apply_committed()
     return taken
+
+
+@pytest.mark.parametrize("name", ["clean", "torn"])
+def test_a_ledger_of_an_earlier_release_is_compacted(name: str, tmp_path: Path) -> None:
+    state_dir = copy_of(FIXTURES / "0.1.0" / name, tmp_path)
+    expected = expected_of(FIXTURES / "0.1.0" / name)
+    assert (state_dir / "ledger").read_bytes()[8:10] == b"\x00\x01"
+    log = Log.open(state_dir, segment_bytes_max=4096, ledger_limits=LedgerLimits(entries=4))
+    log.cursor.resume_lsn = log.durable_lsn
+    log.cursor.store()
+    log.retire(log.durable_lsn)
+    log.close()
+    ledger = read_books(state_dir).ledger
+    assert ledger is not None
+    assert ledger.span is not None
+    assert ledger.retired_count > expected["retired"]
+    log = Log.open(state_dir)
+    balances = {one.stream.hex(): asdict(one.balance()) for one in log.account.streams.values()}
+    assert balances == {key: one["balance"] for key, one in expected["streams"].items()}
+    log.close()
+    assert CliRunner().invoke(command, ["verify", str(state_dir)]).exit_code == 0
+    assert run_audit([state_dir]).verdict.words == expected["verdict"]
 
 
 def test_conflicts_are_kept_as_evidence() -> None:
