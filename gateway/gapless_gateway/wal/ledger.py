@@ -97,11 +97,12 @@ class LedgerContent:
 
     def hash_at(self, count: int) -> bytes | None:
         """The head's hash when there were `count` entries; None: not known, or not yet there."""
-        if count < self._spanned or count > self.count:
-            return None
-        if count > self._spanned:
-            return self.hashes[count - self._spanned - 1]
-        return self.span.last_hash if self.span is not None else NO_HASH
+        if count == 0:
+            return NO_HASH
+        if self.span is not None and count == self._spanned:
+            return self.span.last_hash
+        at = count - self._spanned - 1
+        return self.hashes[at] if 0 <= at < len(self.hashes) else None
 
     def is_behind_a_span(self, count: int) -> bool:
         """Whether `hash_at(count)` was known once, before a compaction replaced that entry."""

@@ -16,8 +16,11 @@ from gapless_gateway.wal.format import crc_seed, encode_segment_header
 from gapless_gateway.wal.ledger import Ledger, LedgerContent, read_ledger, write_ledger_file
 from gapless_gateway.wal.ledger_compaction import LedgerLimits, compact_ledger, compacted_ledger
 from gapless_gateway.wal.ledger_format import encode_ledger_entry, frame_ledger_entry
-from gapless_gateway.wal.merged_summary import Bounds, merge_summaries
+from gapless_gateway.wal.merged_summary import Bounds
+from gapless_tools.audit import books as books_module
+from gapless_tools.audit.ledger_check import take_retired
 from gapless_tools.audit.run import Result, run_audit
+from gapless_tools.audit.timeline import Timeline
 from gapless_tools.wal_command import command
 from tests.support.audit_history import History, retired_history
 
@@ -174,7 +177,7 @@ def test_a_gateway_that_compacts_as_it_goes_is_audited_as_one_that_never_did(
 ) -> None:
     evidences = []
     for name, limits in (("plain", LedgerLimits()), ("compacting", LedgerLimits(entries=5))):
-        one = retired_history(tmp_path / name, ledger_limits=limits, rounds=30)
+        one = retired_history(tmp_path / name, ledger_limits=limits, rounds=20)
         evidences.append(run_audit([one.state_dir], one.capture_dir).evidence)
         content = read_ledger(OsDisk(), one.state_dir / "ledger")
         assert (content.span is None) == (name == "plain")
@@ -188,42 +191,37 @@ def test_a_gateway_that_compacts_as_it_goes_is_audited_as_one_that_never_did(
         assert compacting[key] == plain[key], key
 
 
-def test_a_span_that_only_counts_the_older_numbers_is_held_to_the_account(
-    copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Gaps in the numbers, and one range kept of each stream: the rest is compared as a count."""
-    content = read_ledger(OsDisk(), copy / "ledger")
-    row = content.retired[0].summary["streams"][0]
+def with_holes(content: LedgerContent, *, missing: int) -> LedgerContent:
+    """LOST in the oldest segment of a stream, and its first numbers not told of at all."""
+    oldest = content.retired[0]
+    row, *others = oldest.summary["streams"]
     (first, last), *_ = row[2]
+    lost = [[first + 3, first + 3, 1, False, False], [first + 5, first + 5, 2, False, False]]
+    changed = [*row[:2], [[first + missing, last]], lost, row[4]]
+    summary = oldest.summary | {"streams": [changed, *others]}
+    return replace(content, entries=[replace(oldest, summary=summary), *content.entries[1:]])
+
+
+@pytest.mark.parametrize("missing", [0, 2])
+def test_what_a_span_only_counts_is_held_to_the_account(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, missing: int
+) -> None:
+    """One range is kept of each stream, so its oldest numbers are compared as a count."""
+    rewrite(copy, with_holes(read_ledger(OsDisk(), copy / "ledger"), missing=missing))
+    anchor_anew(copy)
     monkeypatch.setattr(ledger_compaction, "Bounds", lambda: Bounds(ranges=1))
-    # A hole at the front that no LOST explains: the account knows the number, the ledger does not.
-    for hole, words in ((None, None), (first, "of which the account has")):
-        changed = row if hole is None else [*row[:2], [[first + 2, last]], *row[3:]]
-        lost = [[first + 3, first + 3, 1, False, False], [first + 5, first + 5, 2, False, False]]
-        changed = [*changed[:3], lost, changed[4]]
-        summary = content.retired[0].summary
-        others = summary["streams"][1:]
-        first_entry = replace(content.retired[0], summary=summary | {"streams": [changed, *others]})
-        told: dict[bytes, object] = {}
-        merged = merge_summaries(
-            [first_entry.summary, *(one.summary for one in content.retired[1:])], Bounds(ranges=1)
-        )
-        told = {one[0]: one[-1] for one in merged["streams"]}
-        through, numbers, _ = told[row[0]]  # type: ignore[misc]
-        assert through == first + 3
-        assert numbers == through - first + 1 - (2 if hole else 0)
-        rewrite(copy, replace(content, entries=[first_entry, *content.entries[1:]]))
-        _anchor_at_nothing(copy)
-        compacted(copy)
-        found_words = [one["words"] for one in run_audit([copy]).evidence["reasons"]]
-        assert [one for one in found_words if "differ" in one] == (
-            [] if words is None else [one for one in found_words if words in one]
-        )
-        assert bool(words) == any("differ" in one for one in found_words)
+    span = compacted(copy).span
+    assert span is not None
+    through, numbers, _ = span.summary["streams"][0][-1]
+    assert (through, numbers) == (4, 4 - missing)
+    words = [one["words"] for one in run_audit([copy]).evidence["reasons"]]
+    wanted = "2 of the numbers up to 4, of which the account has 4"
+    assert any(wanted in one for one in words) == bool(missing)
+    assert bool(words) == bool(missing)
 
 
-def _anchor_at_nothing(state_dir: Path) -> None:
-    """Give every segment the anchor that a rewritten ledger needs, so that only it is judged."""
+def anchor_anew(state_dir: Path) -> None:
+    """Give every segment the anchor of a ledger that was rewritten, so that only that is judged."""
     content = read_ledger(OsDisk(), state_dir / "ledger")
     starts = [
         item for item in reader.read_directory(state_dir) if isinstance(item, reader.SegmentStart)
@@ -274,6 +272,53 @@ def test_a_span_over_what_the_log_anchors_is_found(copy: Path) -> None:
     path.write_bytes(compacted_ledger(data, content, everything, LedgerLimits(), 0))
     assert ("ledger", ("us",)) in found(run_audit([copy]))
     assert CliRunner().invoke(command, ["verify", str(copy)]).exit_code == 1
+
+
+def test_what_is_retired_and_compacted_while_the_log_is_read_is_no_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger is read after the log: of a gateway that goes on, it tells of later things."""
+    history = History(
+        tmp_path / "live", segment_bytes_max=8_192, ledger_limits=LedgerLimits(entries=4)
+    )
+    history.start()
+    for _ in range(7):
+        history.play(2)
+        history.retire()
+    read_log = Path(shutil.copytree(history.state_dir, tmp_path / "read"))
+    for _ in range(8):
+        history.play(2)
+        history.retire()
+    later = read_ledger(OsDisk(), history.state_dir / "ledger")
+    before = reader.read_books(read_log)
+    assert later.span is not None
+    assert later.span.last_lsn > segments_end(read_log)
+    after = reader.Books(later, before.cursor)
+    told = iter([before, after] * 2)
+    monkeypatch.setattr(reader, "read_books", lambda _path: next(told))
+    monkeypatch.setattr(books_module, "is_in_use", lambda _lock: True)
+    assert run_audit([read_log]).verdict.words == "PASS, complete"
+    monkeypatch.setattr(books_module, "is_in_use", lambda _lock: False)
+    assert found(run_audit([read_log])) == {("ledger", ("us",))}
+
+
+def segments_end(state_dir: Path) -> int:
+    return max(
+        item.header.first_lsn
+        for item in reader.read_directory(state_dir)
+        if isinstance(item, reader.SegmentStart)
+    )
+
+
+def test_a_stream_that_began_late_is_drawn_from_when_it_began(copy: Path) -> None:
+    content = compacted(copy)
+    assert content.span is not None
+    rows = content.span.summary["streams"]
+    stream, to_ms = rows[0][0], content.span.summary["to_ms"]
+    rows[0][5:8] = [3, to_ms - 50, to_ms - 20]
+    timeline = Timeline()
+    take_retired(timeline, content, content.span.last_lsn + 1)
+    assert timeline.sampled[stream].all() == [(to_ms - 50, 3), (to_ms - 20, rows[0][2][-1][1])]
 
 
 def test_inspect_tells_of_the_span(copy: Path) -> None:

@@ -166,11 +166,12 @@ def test_what_was_counted_and_is_given_up_later_is_not_counted_twice() -> None:
     first = history(1).summaries[0] | {
         "streams": [[STREAMS[0], 9, [[1, 3], [5, 7], [9, 11]], [], 11]]
     }
-    later = first | {"streams": [[STREAMS[0], 0, [], [[2, 2, 5, False, True]], 11]]}
+    later = first | {"streams": [[STREAMS[0], 1, [[2, 3]], [[2, 2, 5, False, True]], 11]]}
     merged = merge_summaries([first], Bounds(ranges=1))
     again = merge_summaries([merged, later], Bounds(ranges=1))
     assert merged["streams"][0][-1] == [7, 6, []]
     assert again["streams"][0][-1] == [7, 6, [[5, False, 1]]]
+    assert again["streams"][0][2:4] == [[[9, 11]], []], "only what lies above is listed"
 
 
 def test_a_span_of_very_many_streams_in_very_many_pieces_stays_in_its_part() -> None:
