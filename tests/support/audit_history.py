@@ -30,6 +30,7 @@ from gapless_gateway.wal.entries import (
     Session,
     Stopped,
 )
+from gapless_gateway.wal.ledger_compaction import LEDGER_LIMITS, LedgerLimits
 from gapless_gateway.wal.log import Log
 from gapless_tools.capture_messages import render_line
 from gapless_tools.capture_store import CAPTURE_NAME
@@ -96,7 +97,12 @@ class History:
     """Plays a gateway; every method is something that happens to it."""
 
     def __init__(
-        self, directory: Path, *, segment_bytes_max: int = 1 << 20, mode: str = "receipt"
+        self,
+        directory: Path,
+        *,
+        segment_bytes_max: int = 1 << 20,
+        mode: str = "receipt",
+        ledger_limits: LedgerLimits = LEDGER_LIMITS,
     ) -> None:
         self.state_dir = directory / "state"
         self.capture_dir = directory / "capture"
@@ -114,6 +120,7 @@ class History:
         self.run = 0
         self.outage = 0
         self._segment_bytes_max = segment_bytes_max
+        self._ledger_limits = ledger_limits
         self._sent_lsn = 0  # the highest LSN that was ever sent
         self._next_send_lsn = 1
         self._delivered_lsn = 0
@@ -135,6 +142,7 @@ class History:
             segment_bytes_max=self._segment_bytes_max,
             random_bytes=lambda n: next(ids).to_bytes(n, "big"),
             now_ms=lambda: self.now_ms,
+            ledger_limits=self._ledger_limits,
         )
         self.run += 1
         clean = self.run == 1 or self.log.recovered.previous_clean
@@ -425,11 +433,13 @@ def field_history(directory: Path) -> History:
     return history
 
 
-def retired_history(directory: Path) -> History:
+def retired_history(
+    directory: Path, *, ledger_limits: LedgerLimits = LEDGER_LIMITS, rounds: int = 7
+) -> History:
     """Small segments, most of them delivered and retired: what is left of them is the ledger."""
-    history = History(directory, segment_bytes_max=8_192)
+    history = History(directory, segment_bytes_max=8_192, ledger_limits=ledger_limits)
     history.start()
-    for _ in range(7):
+    for _ in range(rounds):
         history.play(2)
         history.retire()
     history.play(12)

@@ -20,7 +20,9 @@ from gapless_gateway.wal.entries import (
     Session,
     Stopped,
 )
+from gapless_gateway.wal.ledger_compaction import LEDGER_LIMITS, LedgerLimits
 from gapless_gateway.wal.log import Log
+from tests.support.simulated_disk import SimulatedDisk
 
 STATE_DIR = Path("/state")
 STREAM = b"\x11\x22\x33\x44"
@@ -34,6 +36,7 @@ def open_log(
     log_id: bytes = LOG_ID,
     segment_bytes_max: int = SEGMENT_BYTES_MAX,
     state_dir: Path = STATE_DIR,
+    ledger_limits: LedgerLimits = LEDGER_LIMITS,
 ) -> Log:
     """A log with fixed id and time, so that its bytes are the same in every run."""
     return Log.open(
@@ -42,6 +45,7 @@ def open_log(
         segment_bytes_max=segment_bytes_max,
         random_bytes=lambda count: log_id[:count],
         now_ms=lambda: 1_700_000_000_000,
+        ledger_limits=ledger_limits,
     )
 
 
@@ -148,6 +152,14 @@ class History:
         return found
 
 
+def noticed(disk: SimulatedDisk, log: Log) -> None:
+    """The ledger was found damaged when the log was opened, and kept as it was."""
+    (name,) = [one for one in log.recovered.quarantined if one.startswith("ledger")]
+    assert any("ledger was damaged" in note for note in log.recovered.notes)
+    del disk.names[STATE_DIR / "quarantine" / name]
+    log.close()
+
+
 def read_all(log: Log, at_a_time: int = 3) -> list[tuple[int, Entry]]:
     """Everything that can be read, a few entries at a time."""
     found: list[tuple[int, Entry]] = []
@@ -159,10 +171,15 @@ def read_all(log: Log, at_a_time: int = 3) -> list[tuple[int, Entry]]:
 
 
 def live(
-    disk: Disk, history: History, *, batches: int = 9, delivering_batches: int | None = None
+    disk: Disk,
+    history: History,
+    *,
+    batches: int = 9,
+    delivering_batches: int | None = None,
+    ledger_limits: LedgerLimits = LEDGER_LIMITS,
 ) -> Log:
     """The life itself. Raises whatever the disk raises; `history` tells how far it came."""
-    log = open_log(disk)
+    log = open_log(disk, ledger_limits=ledger_limits)
     history.commit(log, run(log, 1), session(1000))
     seq = 1
     for batch in range(batches):

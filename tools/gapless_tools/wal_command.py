@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from gapless_gateway.wal.ledger import NO_HASH
+from gapless_gateway.wal.ledger import LedgerContent
 from gapless_gateway.wal.reader import (
     Books,
     Corruption,
@@ -26,6 +26,7 @@ from gapless_gateway.wal.reader import (
     read_directory,
     segments_directory,
 )
+from gapless_tools.audit.in_use import is_in_use
 
 PROGRESS_EVERY_S = 2.0
 EXIT_DAMAGED = 1
@@ -55,6 +56,15 @@ class SegmentFacts:
     kinds: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Anchor:
+    """What a segment says of the ledger as it was when the segment was begun."""
+
+    segment: str
+    count: int
+    hash: bytes
+
+
 @dataclass
 class LogFacts:
     """What was found in a state directory."""
@@ -63,7 +73,7 @@ class LogFacts:
     segments: list[SegmentFacts] = field(default_factory=list)
     torn_tail: dict[str, Any] | None = None
     damage: list[str] = field(default_factory=list)
-    newest: SegmentStart | None = None
+    anchors: list[Anchor] = field(default_factory=list)
 
 
 @command.command()
@@ -122,7 +132,7 @@ def verify(directory: Path, as_json: bool) -> None:
         if facts.torn_tail is not None:
             click.echo(f"torn tail: {_torn_words(facts.torn_tail)}")
         entries = sum(segment.entries for segment in facts.segments)
-        retired = len(books.ledger.entries) if books.ledger is not None else 0
+        retired = books.ledger.retired_count if books.ledger is not None else 0
         click.echo(
             f"{'DAMAGED' if facts.damage else 'whole'}: log {facts.log_id}, "
             f"{len(facts.segments)} segments, {entries} entries, {retired} segments retired"
@@ -147,7 +157,9 @@ def gather(items: Iterator[Item]) -> LogFacts:
                 batch = item.batch_first_lsn
                 segment.batches += 1
         elif isinstance(item, SegmentStart):
-            facts.log_id, facts.newest = item.header.log_id.hex(), item
+            header = item.header
+            facts.log_id = header.log_id.hex()
+            facts.anchors.append(Anchor(item.path.name, header.ledger_count, header.ledger_hash))
             segment = SegmentFacts(
                 name=item.path.name,
                 first_lsn=item.header.first_lsn,
@@ -194,7 +206,7 @@ def _books(directory: Path, facts: LogFacts) -> Books:
     if books.ledger is None:
         facts.damage.append(f"{directory / 'ledger'} is missing")
     else:
-        _check_anchor(directory, facts, books)
+        _check_anchors(directory, facts, books.ledger)
         log_ids.add(books.ledger.log_id.hex() if books.ledger.log_id is not None else "none")
     if books.cursor is None:
         facts.damage.append(f"{directory / 'cursor'} is missing or neither of its slots holds")
@@ -205,18 +217,21 @@ def _books(directory: Path, facts: LogFacts) -> Books:
     return books
 
 
-def _check_anchor(directory: Path, facts: LogFacts, books: Books) -> None:
-    """The newest segment says how long the ledger was, at least, and what its head was."""
-    assert books.ledger is not None
-    if facts.newest is None:
-        return
-    count = facts.newest.header.ledger_count
-    head = books.ledger.hashes[count - 1] if 0 < count <= len(books.ledger.hashes) else NO_HASH
-    if head != facts.newest.header.ledger_hash:
-        facts.damage.append(
-            f"{directory / 'ledger'} was cut short or rewritten: entry {count} is anchored in "
-            f"{facts.newest.path.name} and is not there"
-        )
+def _check_anchors(directory: Path, facts: LogFacts, ledger: LedgerContent) -> None:
+    """Every segment says how long the ledger was, at least, and what its head was."""
+    path = directory / "ledger"
+    if ledger.fault is not None:
+        facts.damage.append(f"{path} was changed: {ledger.fault}")
+    in_use = is_in_use(directory / "lock")
+    for anchor in facts.anchors:
+        if in_use and ledger.is_behind_a_span(anchor.count):
+            continue  # retired and compacted since it was read
+        if ledger.hash_at(anchor.count) != anchor.hash:
+            facts.damage.append(
+                f"{path} was cut short or rewritten: entry {anchor.count} is anchored in "
+                f"{anchor.segment} and is not there"
+            )
+            return
 
 
 def _with_progress(items: Iterator[Item], bytes_all: int) -> Iterator[Item]:
@@ -262,7 +277,8 @@ def _facts_map(facts: LogFacts, books: Books) -> dict[str, Any]:
         "damage": facts.damage,
         "torn_tail": facts.torn_tail,
         "segments": [asdict(segment) for segment in facts.segments],
-        "retired": len(books.ledger.entries) if books.ledger is not None else None,
+        "retired": books.ledger.retired_count if books.ledger is not None else None,
+        "ledger": _ledger_map(books.ledger) if books.ledger is not None else None,
         "cursor": None
         if cursor is None
         else {
@@ -286,7 +302,7 @@ def _print_facts(facts: LogFacts, books: Books) -> None:
     if facts.torn_tail is not None:
         click.echo(f"  torn tail: {_torn_words(facts.torn_tail)}")
     if books.ledger is not None:
-        click.echo(f"ledger: {len(books.ledger.entries)} segments retired")
+        click.echo(f"ledger: {_ledger_words(books.ledger)}")
     if books.cursor is not None:
         cursor = books.cursor
         click.echo(f"cursor: resume at LSN {cursor.resume_lsn}, sent up to {cursor.send_mark_lsn}")
@@ -294,6 +310,35 @@ def _print_facts(facts: LogFacts, books: Books) -> None:
             click.echo(f"  stream {stream.hex()} delivered through {through}")
     for line in facts.damage:
         click.echo(f"DAMAGED {line}")
+
+
+def _ledger_map(ledger: LedgerContent) -> dict[str, Any]:
+    span = ledger.span
+    return {
+        "entries": ledger.count,
+        "head": ledger.head[1].hex(),
+        "bytes": ledger.valid_bytes,
+        "span": None
+        if span is None
+        else {
+            "last_index": span.last_index,
+            "first_lsn": span.first_lsn,
+            "last_lsn": span.last_lsn,
+            "segments": span.summary["segments"],
+            "compacted": _utc(span.compacted_ms),
+        },
+    }
+
+
+def _ledger_words(ledger: LedgerContent) -> str:
+    words = f"{ledger.retired_count} segments retired"
+    span = ledger.span
+    if span is None:
+        return words
+    return (
+        f"{words}, {span.summary['segments']} of them in one span "
+        f"(LSN {span.first_lsn}..{span.last_lsn}, compacted {_utc(span.compacted_ms)})"
+    )
 
 
 def _plain(value: Any) -> Any:

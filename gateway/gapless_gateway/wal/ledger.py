@@ -1,50 +1,51 @@
-"""The ledger: one hash-chained summary per retired segment, in one file that only grows.
+"""The ledger: one hash-chained summary per retired segment, in one file.
 
 An entry is synced before its segment is unlinked. The number of entries and the hash of the
 newest stand in the header of every segment that is begun later, so that a ledger that was cut
-short or rewritten is found. docs/wal-format.md has the bytes.
+short or rewritten is found. When it grows long its older part is replaced by one span
+(ledger_compaction.py). docs/wal-format.md has the bytes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import struct
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import cbor2
 
 from gapless_gateway.wal.disk import Disk, DiskFile, append_whole, renew_file, write_new_file
 from gapless_gateway.wal.errors import WalDamaged, WalTooNew
 from gapless_gateway.wal.format import crc_seed
+from gapless_gateway.wal.ledger_format import (
+    FORMAT_COMPACTED,
+    LEDGER_HEADER_BYTES,
+    NO_HASH,
+    ChainedEntry,
+    Compaction,
+    RetiredSegment,
+    RetiredSpan,
+    decode_ledger_entry,
+    decode_ledger_header,
+    encode_ledger_entry,
+    encode_ledger_header,
+    entry_hash,
+    frame_ledger_entry,
+    framed_bytes,
+    payload_at,
+)
 
-LEDGER_MAGIC = b"GAPLLDG\n"
-LEDGER_FORMAT = 1
-NO_HASH = bytes(32)
-KIND_SEGMENT = 1
-LEDGER_ENTRY_BYTES_MAX = 16 * 1024 * 1024
-
-_HEADER = struct.Struct(">8sHH8s")
-_CRC = struct.Struct(">I")
-_HEADER_BYTES = _HEADER.size + _CRC.size
-# CRC, length of the whole entry, hash of the entry before; the CBOR payload follows.
-_ENTRY = struct.Struct(">II32s")
-
-
-@dataclass(frozen=True, slots=True)
-class RetiredSegment:
-    """One entry of the ledger."""
-
-    index: int  # 1, 2, 3 ...
-    first_lsn: int
-    last_lsn: int  # first_lsn - 1 if the segment was empty
-    segment_bytes: int
-    segment_sha256: bytes
-    retired_ms: int
-    summary: dict[str, Any]  # docs/wal-format.md, "Summary"
+__all__ = [
+    "NO_HASH",
+    "Ledger",
+    "LedgerContent",
+    "RetiredSegment",
+    "entry_hash",
+    "parse_ledger",
+    "read_ledger",
+    "rewrite_ledger_file",
+    "write_ledger_file",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,93 +53,174 @@ class LedgerContent:
     """What a ledger file holds."""
 
     log_id: bytes | None  # None: the header is torn
-    entries: list[RetiredSegment]
+    entries: list[ChainedEntry]  # behind the span, if there is one
     hashes: list[bytes]  # hashes[i] is the hash of entries[i]
     valid_bytes: int
     trailing_bytes: int  # behind the last valid entry
+    span: RetiredSpan | None = None
+    fault: str | None = None  # why the span is not the one that was written, in words
+    ends: list[int] = field(default_factory=list)  # entries[i] ends before this byte of the file
+    span_end: int = LEDGER_HEADER_BYTES  # where entries[0] begins
+
+    @property
+    def count(self) -> int:
+        """How many entries were ever chained: the index of the newest one."""
+        return self._spanned + len(self.entries)
+
+    @property
+    def head(self) -> tuple[int, bytes]:
+        """(count, hash of the newest entry): what a segment that is begun now anchors."""
+        if self.hashes:
+            return self.count, self.hashes[-1]
+        return self.count, self.span.last_hash if self.span is not None else NO_HASH
+
+    @property
+    def retired(self) -> list[RetiredSegment]:
+        """The entries of single segments, oldest first: all that no span stands for."""
+        return [entry for entry in self.entries if isinstance(entry, RetiredSegment)]
+
+    @property
+    def summaries(self) -> list[RetiredSpan | RetiredSegment]:
+        """Everything that has a summary, in the order of the log."""
+        return [*([self.span] if self.span is not None else []), *self.retired]
+
+    @property
+    def retired_count(self) -> int:
+        """How many segments were ever retired."""
+        in_span = self.span.summary["segments"] if self.span is not None else 0
+        return int(in_span) + len(self.retired)
+
+    @property
+    def retired_through(self) -> int:
+        """The newest LSN that was retired; 0: none was."""
+        return self.summaries[-1].last_lsn if self.summaries else 0
+
+    def hash_at(self, count: int) -> bytes | None:
+        """The head's hash when there were `count` entries; None: not known, or not yet there."""
+        if count == 0:
+            return NO_HASH
+        if self.span is not None and count == self._spanned:
+            return self.span.last_hash
+        at = count - self._spanned - 1
+        return self.hashes[at] if 0 <= at < len(self.hashes) else None
+
+    def is_behind_a_span(self, count: int) -> bool:
+        """Whether `hash_at(count)` was known once, before a compaction replaced that entry."""
+        return 0 < count < self._spanned
+
+    @property
+    def _spanned(self) -> int:
+        return self.span.last_index if self.span is not None else 0
 
 
 class Ledger:
-    """The ledger of a log that is open for writing."""
+    """The ledger of a log that is open for writing. Belongs to the thread that retires."""
 
     def __init__(self, disk: Disk, path: Path, log_id: bytes, content: LedgerContent) -> None:
         """Opens a file that `write_ledger_file` or `rewrite_ledger_file` has just made."""
+        self.path = path
+        self._disk = disk
         self._file: DiskFile = disk.open(path)
-        self._size = content.valid_bytes
         self._seed = crc_seed(log_id)
+        self._adopt(content)
+
+    def _adopt(self, content: LedgerContent) -> None:
         # (entries, hash of the newest): replaced as one, since a rotation reads both.
-        self.head = (len(content.entries), content.hashes[-1] if content.hashes else NO_HASH)
-        self.last_first_lsn = content.entries[-1].first_lsn if content.entries else 0
+        self.head = content.head
+        self.retired_through = content.retired_through  # LSN
+        self.size = content.valid_bytes
+        self.held = len(content.entries) + (content.span is not None)  # entries in the file
 
     def append(self, retired: RetiredSegment) -> None:
         """Add an entry and sync it. Raises NoRoom (then nothing of it is there), OSError."""
         count, head_hash = self.head
         assert retired.index == count + 1
-        payload = encode_retired(retired)
-        body = struct.pack(">I", _ENTRY.size + len(payload)) + head_hash + payload
-        entry = _CRC.pack(zlib.crc32(body, self._seed)) + body
-        append_whole(self._file, self._size, entry)
-        self._size += len(entry)
+        payload = encode_ledger_entry(retired)
+        entry = frame_ledger_entry(head_hash, payload, self._seed)
+        append_whole(self._file, self.size, entry)
         self.head = (count + 1, entry_hash(head_hash, payload))
-        self.last_first_lsn = retired.first_lsn
+        self.retired_through = retired.last_lsn
+        self.size += framed_bytes(payload)
+        self.held += 1
+
+    def replace(self, data: bytes) -> bool:
+        """Put a file with these bytes in the place of this one, so that a crash leaves either.
+
+        False: it could not be written, and the one that was there stays in use, unharmed. Raises
+        OSError if it has its name and the directory cannot be synced: after a power cut the old
+        one may be back, so nothing can be built on either.
+        """
+        temporary = self.path.with_name(self.path.name + ".new")
+        try:
+            file = self._disk.create(temporary)
+            try:
+                file.write(data)
+                file.fdatasync()
+                self._disk.rename(temporary, self.path)
+            except OSError:
+                file.close()
+                raise
+        except OSError:
+            with contextlib.suppress(OSError):  # it takes space, and means nothing
+                self._disk.unlink(temporary)
+            return False
+        old, self._file = self._file, file
+        old.close()
+        self._disk.fsync_directory(self.path.parent)
+        self._adopt(parse_ledger(data, self.path))
+        return True
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
 
-def entry_hash(previous_hash: bytes, payload: bytes) -> bytes:
-    """The hash of a ledger entry: over the one before it and its own payload."""
-    return hashlib.sha256(previous_hash + payload).digest()
-
-
-def encode_retired(retired: RetiredSegment) -> bytes:
-    """The CBOR payload of an entry."""
-    return cbor2.dumps(
-        [
-            KIND_SEGMENT,
-            retired.index,
-            retired.first_lsn,
-            retired.last_lsn,
-            retired.segment_bytes,
-            retired.segment_sha256,
-            retired.retired_ms,
-            retired.summary,
-        ]
-    )
-
-
-def encode_ledger_header(log_id: bytes) -> bytes:
-    """The bytes with which a ledger begins."""
-    header = _HEADER.pack(LEDGER_MAGIC, LEDGER_FORMAT, 0, log_id)
-    return header + _CRC.pack(zlib.crc32(header, crc_seed(log_id)))
-
-
 def read_ledger(disk: Disk, path: Path) -> LedgerContent:
     """Read a ledger as far as it is valid. Raises OSError, WalTooNew, WalDamaged (no ledger)."""
-    data = disk.read(path)
-    if len(data) < _HEADER_BYTES:
+    return parse_ledger(disk.read(path), path)
+
+
+def parse_ledger(data: bytes, path: Path) -> LedgerContent:
+    """What the bytes of a ledger hold; `path` is for words. Raises WalTooNew, WalDamaged."""
+    if len(data) < LEDGER_HEADER_BYTES:
         return LedgerContent(None, [], [], 0, len(data))
-    magic, file_format, zero, log_id = _HEADER.unpack_from(data)
-    if magic == LEDGER_MAGIC and file_format > LEDGER_FORMAT:
+    header = decode_ledger_header(data)
+    if header is None or header[0] == 0:
+        raise WalDamaged(f"{path} does not begin as a ledger does; restore it from a copy")
+    file_format, log_id = header
+    if file_format > FORMAT_COMPACTED:
         raise WalTooNew(
-            f"{path} has format {file_format} and this Gapless knows up to {LEDGER_FORMAT}; "
+            f"{path} has format {file_format} and this Gapless knows up to {FORMAT_COMPACTED}; "
             "install a newer Gapless"
         )
-    crc = _CRC.unpack_from(data, _HEADER.size)[0]
-    if magic != LEDGER_MAGIC or zero or crc != zlib.crc32(data[: _HEADER.size], crc_seed(log_id)):
-        raise WalDamaged(f"{path} does not begin as a ledger does; restore it from a copy")
-    entries: list[RetiredSegment] = []
+    compacted, seed = file_format == FORMAT_COMPACTED, crc_seed(log_id)
+    entries: list[ChainedEntry] = []
     hashes: list[bytes] = []
-    offset = _HEADER_BYTES
-    for payload, digest, end in _valid_entries(data, offset, crc_seed(log_id)):
-        kind, *values = cbor2.loads(payload)
-        if kind != KIND_SEGMENT or values[0] != len(entries) + 1:
+    ends: list[int] = []
+    span, span_payload = None, b""
+    count, head, offset = 0, NO_HASH, LEDGER_HEADER_BYTES
+    span_end = offset
+    while (payload := payload_at(data, offset, head, seed)) is not None:
+        entry = decode_ledger_entry(payload)
+        if isinstance(entry, RetiredSpan) and compacted and not count:
+            span, span_payload = entry, payload
+            count, head = entry.last_index, entry.last_hash
+            span_end = offset + framed_bytes(payload)
+        elif (
+            isinstance(entry, RetiredSegment) or (isinstance(entry, Compaction) and compacted)
+        ) and entry.index == count + 1:
+            count, head = count + 1, entry_hash(head, payload)
+            entries.append(entry)
+            hashes.append(head)
+            ends.append(offset + framed_bytes(payload))
+        else:
             break
-        entries.append(RetiredSegment(*values))
-        hashes.append(digest)
-        offset = end
-    return LedgerContent(log_id, entries, hashes, offset, len(data) - offset)
+        offset += framed_bytes(payload)
+    fault = _fault_of_span(span, span_payload, entries) if compacted else None
+    trailing = len(data) - offset
+    return LedgerContent(
+        log_id, entries, hashes, offset, trailing, span, fault, ends, span_end=span_end
+    )
 
 
 def write_ledger_file(disk: Disk, path: Path, log_id: bytes) -> LedgerContent:
@@ -153,17 +235,16 @@ def rewrite_ledger_file(disk: Disk, path: Path, content: LedgerContent) -> None:
     renew_file(disk, path, disk.read(path, 0, content.valid_bytes))
 
 
-def _valid_entries(data: bytes, offset: int, seed: int) -> Iterator[tuple[bytes, bytes, int]]:
-    """(payload, hash, end) of every entry up to the first that fails its CRC or the chain."""
-    head = NO_HASH
-    while offset + _ENTRY.size <= len(data):
-        crc, length, previous = _ENTRY.unpack_from(data, offset)
-        end = offset + length
-        if not _ENTRY.size <= length <= LEDGER_ENTRY_BYTES_MAX or end > len(data):
-            return
-        if crc != zlib.crc32(data[offset + _CRC.size : end], seed) or previous != head:
-            return
-        payload = data[offset + _ENTRY.size : end]
-        head = entry_hash(previous, payload)
-        yield payload, head, end
-        offset = end
+def _fault_of_span(
+    span: RetiredSpan | None, payload: bytes, entries: Sequence[ChainedEntry]
+) -> str | None:
+    """The newest Compaction vouches for the span: both were written in one piece."""
+    voucher = next((one for one in reversed(entries) if isinstance(one, Compaction)), None)
+    if span is None:
+        return "the span that it has to begin with cannot be read"
+    if voucher is None:
+        return "the entry that vouches for its span cannot be read"
+    told = (voucher.first_index, voucher.last_index, voucher.span_sha256)
+    if told != (span.first_index, span.last_index, hashlib.sha256(payload).digest()):
+        return f"its span is not the one that entry {voucher.index} vouches for"
+    return None

@@ -43,6 +43,7 @@ from gapless_gateway.wal.format import (
 )
 from gapless_gateway.wal.kept_records import keep_records
 from gapless_gateway.wal.ledger import RetiredSegment
+from gapless_gateway.wal.ledger_compaction import LEDGER_LIMITS, LedgerLimits, compact_ledger
 from gapless_gateway.wal.paths import StatePaths
 from gapless_gateway.wal.recovery import OpenedLog, Opener, utc_now_ms
 from gapless_gateway.wal.repairing import Neighbours, SegmentRepair, without_records
@@ -64,7 +65,12 @@ class Log:
     """A log that is open for writing; `Log.open` makes one."""
 
     def __init__(
-        self, opened: OpenedLog, segment_bytes_max: int, now_ms: Callable[[], int], space: Space
+        self,
+        opened: OpenedLog,
+        segment_bytes_max: int,
+        now_ms: Callable[[], int],
+        space: Space,
+        ledger_limits: LedgerLimits = LEDGER_LIMITS,
     ) -> None:
         self.log_id = opened.log_id
         self.account = opened.account  # folded over everything durable and applied
@@ -75,6 +81,7 @@ class Log:
         self._seed = crc_seed(opened.log_id)
         self._now_ms = now_ms
         segment_bytes_max = space.segment_bytes_max(segment_bytes_max)
+        self._ledger_limits = ledger_limits
         headroom = min(ROTATION_HEADROOM_BYTES, segment_bytes_max // 4)
         self._rotate_at_bytes = segment_bytes_max - headroom
         self._header_bytes = opened.newest_header_bytes
@@ -118,6 +125,7 @@ class Log:
         account_type: type[Account] = Account,
         random_bytes: Callable[[int], bytes] = os.urandom,
         now_ms: Callable[[], int] = utc_now_ms,
+        ledger_limits: LedgerLimits = LEDGER_LIMITS,
     ) -> Log:
         """Open the log of a state directory, or create it; blocks for the newest segment's length.
 
@@ -137,7 +145,7 @@ class Log:
                 opened.disk, opened.paths, quota_bytes=quota_bytes, free_bytes_min=free_bytes_min
             )
             space.make_reserve()
-            return cls(opened, segment_bytes_max, now_ms, space)
+            return cls(opened, segment_bytes_max, now_ms, space, ledger_limits)
         except OSError as error:
             if is_full(error):
                 raise WalFull(
@@ -314,6 +322,9 @@ class Log:
                 except NoRoom:
                     if not self.space.release_reserve():
                         raise
+            if freed:
+                oldest = self._paths.segment(self._first_lsns[0])
+                self._compact_ledger(oldest)
         except NoRoom as error:
             raise WalFull(
                 f"there is no room to free a delivered segment in {self._paths.segments}"
@@ -325,6 +336,13 @@ class Log:
             )
             raise WalFailed(self._failed) from error
         return freed
+
+    def _compact_ledger(self, oldest: Path) -> None:
+        try:
+            compact_ledger(self._ledger, self._disk, oldest, self._ledger_limits, self._now_ms())
+        except WalDamaged as error:  # evidence; it is left as it is, and the next start tells
+            if str(error) not in self.notes:
+                self.notes.append(str(error))
 
     def can_retire(self, resume_lsn: int) -> bool:
         """Whether there is a segment below `resume_lsn` that may be freed."""
@@ -429,7 +447,7 @@ class Log:
         with self._lock:
             at = self._first_lsns.index(first_lsn)
             following = self._first_lsns[at + 1] if at + 1 < len(self._first_lsns) else None
-            previous = self._first_lsns[at - 1] if at else self._ledger.last_first_lsn
+            previous = self._first_lsns[at - 1] if at else self._ledger.retired_through
         return Neighbours(first_lsn, previous, following)
 
     def _repair_for_reading(self, lsn: int) -> bool:
@@ -465,7 +483,7 @@ class Log:
     def _retire_oldest(self, quarantined: Quarantine) -> str:
         first_lsn = self._first_lsns[0]
         path = self._paths.segment(first_lsn)
-        if self._ledger.last_first_lsn < first_lsn:  # else a crash came between ledger and unlink
+        if self._ledger.retired_through < first_lsn:  # else a crash came between ledger and unlink
             try:
                 scan, summary, kept = summarise_segment(self._disk, path, quarantined)
                 whole = scan.lsn == self._first_lsns[1]

@@ -177,7 +177,7 @@ class _Reading:
             ledger = read_ledger(self._disk, self._directory.parent / "ledger")
         except (OSError, WalDamaged):
             return self._previous is None  # segments without their ledger: nothing to go by
-        return bool(ledger.entries) and ledger.entries[-1].first_lsn >= first_lsn
+        return ledger.retired_through >= first_lsn
 
     def _entries(self, scan: SegmentScan) -> Iterator[Item]:
         """The entries of a segment, and its damage."""

@@ -190,7 +190,7 @@ class Opener:
         cursor = read_cursor(self.disk, self.paths.cursor) if "cursor" in names else None
         used = cursor is not None and (cursor.resume_lsn > 1 or cursor.send_mark_lsn > 0)
         if "ledger" in names and not used:
-            used = bool(read_ledger(self.disk, self.paths.ledger).entries)
+            used = read_ledger(self.disk, self.paths.ledger).count > 0
         if used:
             raise WalDamaged(
                 f"{self.paths.segments} holds no segment, but the cursor or ledger beside it "
@@ -216,7 +216,7 @@ class Opener:
         newest = Neighbours(first_lsns[-1], ([0, *first_lsns])[-2], None)
         scan = self._scan_newest(newest, repair)
         try:
-            content = self._recover_ledger(scan.header, first_lsns[0])
+            content = self._recover_ledger(scan.header, recovered)
             tail = self._fold(scan, cursor, repair, recovered)
             self._append_cut_tail(tail, cursor, recovered, put_back=put_back)
             recovered.previous_clean = not tail.account.running
@@ -276,7 +276,7 @@ class Opener:
             header, previous = headers[first_lsn], first_lsns[at - 1] if at else 0
             named = header.previous_first_lsn if header is not None else None
             if named is None or named != previous:
-                missing = self._missing_before(first_lsn, named, previous, repair)
+                missing = self._missing_before(first_lsn, named, previous, log_id, repair)
                 first_lsns[at:at] = missing
                 suspects.update(missing)
         return [
@@ -304,7 +304,12 @@ class Opener:
                 )
 
     def _missing_before(
-        self, first_lsn: int, named: int | None, previous: int, repair: SegmentRepair
+        self,
+        first_lsn: int,
+        named: int | None,
+        previous: int,
+        log_id: bytes,
+        repair: SegmentRepair,
     ) -> list[int]:
         """First LSNs of the segments that are missing between `previous` and `first_lsn`.
 
@@ -316,20 +321,19 @@ class Opener:
             if end_lsn is not None and end_lsn < first_lsn:
                 missing.add(end_lsn)
         else:
-            retired_through = self._retired_through()
-            if named is not None and named <= retired_through:
+            # Before the oldest: what was delivered may be gone, as what was retired is.
+            cursor = self._read_cursor(log_id)
+            delivered = cursor is not None and cursor.resume_lsn >= first_lsn
+            if named is None or delivered or named <= self._retired_through():
                 return []
-            if named is None and first_lsn > 1:
-                return []  # nobody can say what was before it but the ledger, which is checked
         return sorted(one for one in missing if previous < one < first_lsn)
 
     def _retired_through(self) -> int:
-        """First LSN of the last segment that the ledger says was retired; 0: none."""
+        """The last LSN that the ledger says was retired; 0: none."""
         try:
-            entries = read_ledger(self.disk, self.paths.ledger).entries
+            return read_ledger(self.disk, self.paths.ledger).retired_through
         except (FileNotFoundError, WalDamaged):
             return 0
-        return entries[-1].first_lsn if entries else 0
 
     def _fixed_header(self, first_lsn: int) -> SegmentHeader | None:
         """The header of a segment without its account; None if it is damaged. Raises WalTooNew."""
@@ -447,30 +451,38 @@ class Opener:
         with contextlib.suppress(OSError):
             write_new_file(self.disk, self.paths.header_copy, header)
 
-    def _recover_ledger(self, newest: SegmentHeader, oldest_first_lsn: int) -> LedgerContent:
+    def _recover_ledger(self, newest: SegmentHeader, recovered: Recovery) -> LedgerContent:
+        """The ledger, written anew as far as it is valid.
+
+        It is evidence, and nothing that is stored depends on it: a damaged one is kept aside and
+        gone on with, and the audit says that a part of it is missing.
+        """
         path = self.paths.ledger
         try:
             content = read_ledger(self.disk, path)
         except FileNotFoundError:
-            raise WalDamaged(f"{path} is missing; {NEW_LOG_REMEDY}") from None
-        if content.log_id != newest.log_id:
-            raise WalDamaged(f"{path} is not the ledger of this log; {NEW_LOG_REMEDY}")
-        anchored = content.hashes[: newest.ledger_count][-1:] or [NO_HASH]
-        if len(content.entries) < newest.ledger_count or anchored != [newest.ledger_hash]:
-            raise WalDamaged(
-                f"{path} was cut short or rewritten: {newest.ledger_count} entries are anchored "
-                f"in the log and {len(content.entries)} of them can be read; {NEW_LOG_REMEDY}"
+            recovered.notes.append(
+                f"{path.name} was missing: what it told of is not known any more"
             )
-        oldest = self._fixed_header(oldest_first_lsn)
-        previous = oldest.previous_first_lsn if oldest is not None else 0
-        retired_through = content.entries[-1].first_lsn if content.entries else 0
-        if previous > retired_through:
-            raise WalDamaged(
-                f"the segment {self._path(previous)} is missing and the ledger does not say that "
-                f"it was retired; {NEW_LOG_REMEDY}"
-            )
+            return write_ledger_file(self.disk, path, newest.log_id)
+        except WalDamaged:
+            content = None
+        if content is None or content.log_id != newest.log_id:
+            self._keep_damaged_ledger(recovered, "its beginning is damaged")
+            return write_ledger_file(self.disk, path, newest.log_id)
+        fault = content.fault or _fault_of_anchor(content, newest)
+        if fault is not None:
+            self._keep_damaged_ledger(recovered, fault)
         rewrite_ledger_file(self.disk, path, content)
         return content
+
+    def _keep_damaged_ledger(self, recovered: Recovery, why: str) -> None:
+        name = keep_evidence(self.disk, self.paths, self.paths.ledger)
+        recovered.quarantined.append(name)
+        recovered.notes.append(
+            f"{self.paths.ledger.name} was damaged ({why}): a copy is in quarantine/{name}, and it "
+            "goes on with what can be read"
+        )
 
     def _read_cursor(self, log_id: bytes) -> Cursor | None:
         """The cursor of this log; None if there is none that can be read."""
@@ -524,6 +536,14 @@ class _Tail:
     header_bytes: int
     batch_first_lsn: int
     writer: SegmentWriter = field(init=False)
+
+
+def _fault_of_anchor(content: LedgerContent, newest: SegmentHeader) -> str | None:
+    """What is wrong if the ledger has not the head that the newest segment was begun with."""
+    count, digest = newest.ledger_count, newest.ledger_hash
+    if content.hash_at(count) != digest:
+        return f"entry {count} is anchored in the log, and is not there or is another one"
+    return None
 
 
 def _note_repaired(recovered: Recovery, repaired: Repaired) -> None:

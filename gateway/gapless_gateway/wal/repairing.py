@@ -89,10 +89,16 @@ def read_header(disk: Disk, path: Path) -> SegmentHeader:
 
 
 def keep_evidence(disk: Disk, paths: StatePaths, path: Path) -> str:
-    """Copy a file into quarantine/, synced; returns the name of the copy. Raises OSError."""
+    """Copy a file into quarantine/, synced; returns the name of the copy.
+
+    A copy of the same bytes is not made twice. Raises NoRoom, OSError.
+    """
     taken = set(disk.list(paths.quarantine))
+    data = disk.read(path)
     number = 1
     while (name := f"{path.name}.{number}") in taken:
+        if disk.read(paths.quarantine / name) == data:
+            return name
         number += 1
     try:
         disk.copy(path, paths.quarantine / name)

@@ -8,12 +8,12 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import cbor2
 
 from gapless_gateway.wal import cursor as cursor_module
 from gapless_gateway.wal.entries import CLASSES, Lost, Record, encode_payload
+from gapless_gateway.wal.ledger_compaction import LedgerLimits
 from tests.support.simulated_disk import SimulatedDisk
 from tests.support.wal_history import STATE_DIR, STREAM, History, live
 
@@ -95,18 +95,53 @@ def test_a_reader_from_the_document_reads_what_the_log_writes() -> None:
 
 def check_ledger(data: bytes) -> None:
     assert data[:8] == b"GAPLLDG\n"
-    seed, at, digest = zlib.crc32(data[12:20]), 24, bytes(32)
-    indexes: list[Any] = []
+    seed, at, digest, due = zlib.crc32(data[12:20]), 24, bytes(32), 1
+    assert u(data[20:24]) == zlib.crc32(data[:20], seed)
+    file_format, vouched, kinds = u(data[8:10]), None, []
     while at < len(data):
         size = u(data[at + 4 : at + 8])
         assert u(data[at : at + 4]) == zlib.crc32(data[at + 4 : at + size], seed)
         assert data[at + 8 : at + 40] == digest
         digest = hashlib.sha256(data[at + 8 : at + size]).digest()
-        kind, index, *_ = cbor2.loads(data[at + 40 : at + size])
-        assert kind == 1
-        indexes.append(index)
+        payload = data[at + 40 : at + size]
+        kind, index, *fields_ = cbor2.loads(payload)
+        kinds.append(kind)
+        if kind == 2:
+            span, span_digest = fields_, hashlib.sha256(payload).digest()
+            digest, due = span[4], span[0] + 1
+            assert set(span[6]) - {"segments"} == set(SUMMARY_KEYS)
+            assert all(len(row) == 9 for row in span[6]["streams"])
+        else:
+            assert index == due
+            due += 1
+        if kind == 3:
+            vouched = fields_[2]
+        if kind == 1:
+            assert set(fields_[-1]) == set(SUMMARY_KEYS)
         at += size
-    assert indexes == list(range(1, len(indexes) + 1)) != []
+    if file_format == 2:
+        assert kinds[0] == 2
+        assert vouched == span_digest
+    assert kinds[1:].count(2) == 0
+    assert set(kinds) <= ({1} if file_format == 1 else {1, 2, 3})
+    assert kinds
+
+
+SUMMARY_KEYS = (
+    "from_ms", "to_ms", "kinds", "streams", "runs", "outages", "conflicts", "quarantined",
+    "progress", "durable_histogram", "delivered_histogram",
+)  # fmt: skip
+
+
+def test_a_reader_from_the_document_reads_a_compacted_ledger() -> None:
+    disk = SimulatedDisk()
+    live(disk, History(), batches=30, ledger_limits=LedgerLimits(entries=6))
+    data = bytes(disk.content(STATE_DIR / "ledger"))
+    assert u(data[8:10]) == 2
+    check_ledger(data)
+    text = DOCUMENT.read_text()
+    for key in (*SUMMARY_KEYS, "segments"):
+        assert f"`{key}`" in text, key
 
 
 def check_cursor(data: bytes, history: History) -> None:

@@ -75,8 +75,9 @@ class Books:
     from_ms: int | None = None
     to_ms: int | None = None
     in_use: bool = False
-    ledger_entries: int = 0
+    ledger_entries: int = 0  # that were ever chained; with ledger_head an anchor of the ledger
     ledger_head: bytes = bytes(32)
+    segments_retired: int = 0
 
     @property
     def gateway(self) -> str:

@@ -122,6 +122,7 @@ def _books(books: Books, reading: CaptureReading | None) -> dict[str, Any]:
         "torn_tail_bytes": books.torn_tail_bytes,
         "ledger_entries": books.ledger_entries,
         "ledger_head": books.ledger_head.hex(),
+        "segments_retired": books.segments_retired,
         "contents_comparable_from_lsn": books.first_lsn,
     }
 

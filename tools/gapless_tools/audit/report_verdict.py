@@ -105,7 +105,7 @@ def asked_section(audited: Audited, evidence: dict[str, Any]) -> Markup:
                 f"{one['state_dir']}: gateway {one['gateway']}, log {one['log_id']}, "
                 f"{_count(one['entries'], 'entry').replace('entrys', 'entries')} in "
                 f"{_count(one['segments'], 'segment')}, "
-                f"{_count(one['ledger_entries'], 'retired segment')} in the ledger.",
+                f"{_count(one['segments_retired'], 'retired segment')} in the ledger.",
             )
         )
         facts.append(("Delivered means", _MODES[one["delivered_when"]]))
