@@ -1,0 +1,157 @@
+"""SIGKILL to the gateway at random moments, under load: nothing that was acked is ever missing.
+
+Boards that never stop sampling, a gateway process, a broker process and a consumer process. The
+moments come from a seed; `tox run -e soak` runs the same with many more kills. See
+tests/support/soak.py for the settings.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.arrivals import Arrivals
+from tests.support.books_check import audit, check_arrivals, check_complete, check_whole
+from tests.support.cable import Cable
+from tests.support.consumer_process import ConsumerProcess
+from tests.support.gateway_config import GATEWAY_NAME, write_gateway_config
+from tests.support.gateway_process import GatewayProcess
+from tests.support.kill_plan import plan_kills
+from tests.support.kill_run import KillRun
+from tests.support.load import Load
+from tests.support.log_lines import grave_lines
+from tests.support.mqtt import make_broker
+from tests.support.outages import BrokerOutages, CableOutages, Outages
+from tests.support.patience import as_long_as_it_moves
+from tests.support.processes import wait_until_none_names
+from tests.support.soak import Soak, soak_settings
+
+RECORDS_PER_S = 250  # of each board
+
+
+async def kill_again_and_again(
+    soak: Soak, kills: int, run: KillRun, load: Load, gateway: GatewayProcess
+) -> None:
+    await run.first_start()
+    for number, kill in enumerate(plan_kills(kills, soak.rng()), 1):
+        print(f"kill {number}: {kill}", flush=True)
+        try:
+            await run.carry_out(kill)
+        except BaseException as error:
+            error.add_note(f"at kill {number}, {kill}; acked before it: {run.acked}")
+            raise
+
+
+async def let_everything_drain(
+    load: Load, outages: Outages, gateway: GatewayProcess, consumer: ConsumerProcess
+) -> Arrivals:
+    """Start once more, stop sampling, wait until nothing is pending, stop cleanly."""
+    arrivals = Arrivals(consumer.file)
+    await outages.come_back()
+    await gateway.start()
+    await load.wait_for_acks(50)
+    await load.stop_sampling()
+    await load.wait_until_all_is_acked()
+    wanted = load.acked()
+    await as_long_as_it_moves(
+        lambda: arrivals.have_through(wanted),
+        lambda: {name: device.through for name, device in arrivals.devices.items()},
+        f"everything through {wanted} has arrived",
+    )
+    backlog = 1.0
+    while backlog:  # the last acknowledgements are on their way
+        metrics = await gateway.metrics()
+        metrics.assert_balanced()
+        backlog = metrics.value("gapless_backlog_seqs")
+    assert await gateway.stop() == 0
+    assert grave_lines(gateway.stderr.result()) == []
+    assert await consumer.stop() == 0, consumer.words
+    arrivals.update()
+    return arrivals
+
+
+async def judge(
+    state_dir: Path, consumer: ConsumerProcess, arrivals: Arrivals, load: Load, run: KillRun
+) -> None:
+    """The audit's words beside the test's own, and the figures for whoever reads the output."""
+    await check_whole(state_dir)
+    status, evidence = await audit(state_dir, consumer.directory, "--require-complete")
+    check_complete(status, evidence, load.boards)
+    devices = arrivals.devices.values()
+    print(
+        f"{run.killed} kills, {len(evidence['recoveries'])} recoveries, "
+        f"{sum(board.produced for board in load.boards)} records, "
+        f"{sum(one.flagged() for one in devices)} sent again and flagged, "
+        f"{sum(one.brokers_own_duplicates() for one in devices)} duplicates of the broker's, "
+        f"{len(evidence['outages'])} outages",
+        flush=True,
+    )
+
+
+async def test_nothing_acked_is_missing_over_kills_while_the_broker_keeps_what_it_has(
+    tmp_path: Path,
+) -> None:
+    state_dir = tmp_path / "state"
+    with soak_settings() as soak:
+        broker = make_broker("embedded", tmp_path / "broker")
+        async with (
+            broker,
+            Cable(broker.port) as cable,
+            ConsumerProcess(broker, GATEWAY_NAME, tmp_path / "capture") as consumer,
+            Load(tmp_path, soak.seed, boards=soak.boards, records_per_s=RECORDS_PER_S) as load,
+        ):
+            config = write_gateway_config(
+                tmp_path / "gateway.toml",
+                state_dir=state_dir,
+                ports=[board.path for board in load.boards],
+                broker=broker,
+                broker_port=cable.port,
+            )
+            gateway, outages = GatewayProcess(config, state_dir), CableOutages(cable, broker)
+            run = KillRun(gateway, state_dir, load, outages, consumer.file, life_s=soak.life_s)
+            try:
+                await kill_again_and_again(soak, soak.kills, run, load, gateway)
+                arrivals = await let_everything_drain(load, outages, gateway, consumer)
+            finally:
+                await gateway.kill()
+            check_arrivals(arrivals, load.boards)
+            await judge(state_dir, consumer, arrivals, load, run)
+    assert wait_until_none_names(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["embedded", "mosquitto"])
+async def test_nothing_acked_is_missing_over_kills_of_the_gateway_and_of_a_forgetful_broker(
+    tmp_path: Path, kind: str
+) -> None:
+    state_dir = tmp_path / "state"
+    with soak_settings() as soak:
+        broker = make_broker(kind, tmp_path / "broker")
+        async with (
+            broker,
+            ConsumerProcess(broker, GATEWAY_NAME, tmp_path / "capture") as consumer,
+            Load(tmp_path, soak.seed, boards=2, records_per_s=RECORDS_PER_S) as load,
+        ):
+            config = write_gateway_config(
+                tmp_path / "gateway.toml",
+                state_dir=state_dir,
+                ports=[board.path for board in load.boards],
+                broker=broker,
+                delivery={"delivered_when": "receipt", "receipt_timeout_s": 1.0},
+            )
+            gateway, outages = GatewayProcess(config, state_dir), BrokerOutages(broker)
+            run = KillRun(gateway, state_dir, load, outages, consumer.file, life_s=soak.life_s)
+            try:
+                await kill_again_and_again(soak, -(-soak.kills // 3), run, load, gateway)
+                await outages.come_back()
+                await gateway.start()
+                await load.wait_for_acks()
+                await outages.go_away()  # once at the least, whatever the plan said
+                await load.wait_for_acks()
+                await gateway.kill()
+                arrivals = await let_everything_drain(load, outages, gateway, consumer)
+            finally:
+                await gateway.kill()
+            check_arrivals(arrivals, load.boards, forgetful_broker=True)
+            await judge(state_dir, consumer, arrivals, load, run)
+    assert wait_until_none_names(tmp_path) == []
