@@ -15,24 +15,22 @@ from tests.support.arrivals import Arrivals
 from tests.support.books_check import audit, check_arrivals, check_complete, check_whole
 from tests.support.cable import Cable
 from tests.support.consumer_process import ConsumerProcess
+from tests.support.draining import drain_and_stop
 from tests.support.gateway_config import GATEWAY_NAME, write_gateway_config
 from tests.support.gateway_process import GatewayProcess
 from tests.support.kill_plan import plan_kills
 from tests.support.kill_run import KillRun
 from tests.support.load import Load
-from tests.support.log_lines import grave_lines
 from tests.support.mqtt import make_broker
 from tests.support.outages import BrokerOutages, CableOutages, Outages
-from tests.support.patience import as_long_as_it_moves
 from tests.support.processes import wait_until_none_names
 from tests.support.soak import Soak, soak_settings
 
 RECORDS_PER_S = 250  # of each board
 
 
-async def kill_again_and_again(
-    soak: Soak, kills: int, run: KillRun, load: Load, gateway: GatewayProcess
-) -> None:
+async def kill_again_and_again(soak: Soak, kills: int, run: KillRun, load: Load) -> None:
+    print(f"{kills} kills, {len(load.boards)} boards", flush=True)
     await run.first_start()
     for number, kill in enumerate(plan_kills(kills, soak.rng()), 1):
         print(f"kill {number}: {kill}", flush=True)
@@ -43,32 +41,10 @@ async def kill_again_and_again(
             raise
 
 
-async def let_everything_drain(
-    load: Load, outages: Outages, gateway: GatewayProcess, consumer: ConsumerProcess
-) -> Arrivals:
-    """Start once more, stop sampling, wait until nothing is pending, stop cleanly."""
-    arrivals = Arrivals(consumer.file)
+async def start_once_more(load: Load, outages: Outages, gateway: GatewayProcess) -> None:
     await outages.come_back()
     await gateway.start()
     await load.wait_for_acks(50)
-    await load.stop_sampling()
-    await load.wait_until_all_is_acked()
-    wanted = load.acked()
-    await as_long_as_it_moves(
-        lambda: arrivals.have_through(wanted),
-        lambda: {name: device.through for name, device in arrivals.devices.items()},
-        f"everything through {wanted} has arrived",
-    )
-    backlog = 1.0
-    while backlog:  # the last acknowledgements are on their way
-        metrics = await gateway.metrics()
-        metrics.assert_balanced()
-        backlog = metrics.value("gapless_backlog_seqs")
-    assert await gateway.stop() == 0
-    assert grave_lines(gateway.stderr.result()) == []
-    assert await consumer.stop() == 0, consumer.words
-    arrivals.update()
-    return arrivals
 
 
 async def judge(
@@ -111,8 +87,9 @@ async def test_nothing_acked_is_missing_over_kills_while_the_broker_keeps_what_i
             gateway, outages = GatewayProcess(config, state_dir), CableOutages(cable, broker)
             run = KillRun(gateway, state_dir, load, outages, consumer.file, life_s=soak.life_s)
             try:
-                await kill_again_and_again(soak, soak.kills, run, load, gateway)
-                arrivals = await let_everything_drain(load, outages, gateway, consumer)
+                await kill_again_and_again(soak, soak.kills, run, load)
+                await start_once_more(load, outages, gateway)
+                arrivals = await drain_and_stop(load, gateway, consumer)
             finally:
                 await gateway.kill()
             check_arrivals(arrivals, load.boards)
@@ -130,7 +107,9 @@ async def test_nothing_acked_is_missing_over_kills_of_the_gateway_and_of_a_forge
         async with (
             broker,
             ConsumerProcess(broker, GATEWAY_NAME, tmp_path / "capture") as consumer,
-            Load(tmp_path, soak.seed, boards=2, records_per_s=RECORDS_PER_S) as load,
+            Load(
+                tmp_path, soak.seed, boards=-(-soak.boards // 2), records_per_s=RECORDS_PER_S
+            ) as load,
         ):
             config = write_gateway_config(
                 tmp_path / "gateway.toml",
@@ -142,14 +121,15 @@ async def test_nothing_acked_is_missing_over_kills_of_the_gateway_and_of_a_forge
             gateway, outages = GatewayProcess(config, state_dir), BrokerOutages(broker)
             run = KillRun(gateway, state_dir, load, outages, consumer.file, life_s=soak.life_s)
             try:
-                await kill_again_and_again(soak, -(-soak.kills // 3), run, load, gateway)
+                await kill_again_and_again(soak, -(-soak.kills // 3), run, load)
                 await outages.come_back()
                 await gateway.start()
                 await load.wait_for_acks()
                 await outages.go_away()  # once at the least, whatever the plan said
                 await load.wait_for_acks()
                 await gateway.kill()
-                arrivals = await let_everything_drain(load, outages, gateway, consumer)
+                await start_once_more(load, outages, gateway)
+                arrivals = await drain_and_stop(load, gateway, consumer)
             finally:
                 await gateway.kill()
             check_arrivals(arrivals, load.boards, forgetful_broker=True)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,15 @@ class GatewayProcess:
         """Return what /metrics says now."""
         _, text = await self._get("/metrics")
         return Metrics(text)
+
+    async def metrics_when(self, condition: Callable[[Metrics], Any], what: str) -> Metrics:
+        """Wait until the metrics are so; returns them. Fails after a generous deadline."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + DEADLINE_S
+        while not condition(metrics := await self.metrics()):
+            assert loop.time() < deadline_s, f"never came true in the metrics: {what}"
+            await asyncio.sleep(0.05)
+        return metrics
 
     async def health(self) -> tuple[int, dict[str, Any]]:
         """Return status and content of /healthz."""

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.load_board import LoadBoard
-from tests.support.running_gateway import eventually
+from tests.support.patience import as_long_as_it_moves
 
 
 class Load:
@@ -68,11 +68,14 @@ class Load:
     async def wait_for_acks(self, count: int = 1) -> None:
         """Wait until every board was acked `count` seqs more than now."""
         before = self.acked()
-        await eventually(
+        await as_long_as_it_moves(
             lambda: all(self.acked()[one] >= seq + count for one, seq in before.items()),
+            self.acked,
             f"every board is acked {count} more than {before}",
         )
 
     async def wait_until_all_is_acked(self) -> None:
         """Wait until no board holds anything."""
-        await eventually(lambda: not any(board.held for board in self.boards), "all is acked")
+        await as_long_as_it_moves(
+            lambda: not any(board.held for board in self.boards), self.acked, "all is acked"
+        )

@@ -48,6 +48,11 @@ class LoadBoard(SimulatedBoard):
         """Whether nothing more fits into the outbox."""
         return self.held >= HELD_MAX
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it holds all that it can hold, and the gateway has forbidden it to send."""
+        return self.linked and self.is_full and self.sender.credit <= self.acked_through
+
     def body_of(self, seq: int) -> dict[str, object]:
         """Return values that no other seq, device or seed has."""
         body: dict[str, object] = {

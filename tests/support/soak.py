@@ -40,7 +40,7 @@ def soak_settings() -> Iterator[Soak]:
         life_s=float(environment("GAPLESS_SOAK_LIFE_S") or 1.5),
         seed=int(environment("GAPLESS_SEED") or secrets.randbelow(1 << 32)),
     )
-    print(f"GAPLESS_SEED={soak.seed}: {soak.kills} kills, {soak.boards} boards", flush=True)
+    print(f"GAPLESS_SEED={soak.seed}", flush=True)
     try:
         yield soak
     except BaseException as error:
