@@ -80,6 +80,11 @@ class GatewayProcess:
         async with aiohttp.ClientSession() as session, session.get(facts["web"] + page) as answer:
             return answer.status, await answer.text()
 
+    def send_kill(self) -> None:
+        """Send SIGKILL and wait for nothing; `kill` waits for its end."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGKILL)
+
     async def kill(self) -> None:
         """End it as a power cut ends a process."""
         await self._end(signal.SIGKILL)

@@ -13,6 +13,7 @@ class Moment(enum.Enum):
     STARTING = "while it starts or recovers"  # from its first instruction on
     SERVING = "just after its recovery"
     WORKING = "at work"
+    ACKING = "as a board hears an ack"
     ROTATING = "as a new segment begins"
     RETIRING = "as a segment is freed"
     DRAINING = "while a backlog drains"
@@ -26,7 +27,7 @@ class Broker(enum.Enum):
     SILENT = "silent"  # its connections stay open and nothing is answered
 
 
-# Each once in every round, so that a short run has met all of them.
+# Each once in every round, so that a run of twelve has met all of them.
 ROUND = (
     (Moment.STARTING, Broker.THERE),
     (Moment.STARTING, Broker.AWAY),
@@ -34,6 +35,8 @@ ROUND = (
     (Moment.WORKING, Broker.THERE),
     (Moment.WORKING, Broker.AWAY),
     (Moment.WORKING, Broker.SILENT),
+    (Moment.ACKING, Broker.THERE),
+    (Moment.ACKING, Broker.AWAY),
     (Moment.ROTATING, Broker.THERE),
     (Moment.ROTATING, Broker.AWAY),
     (Moment.RETIRING, Broker.THERE),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.support.books_check import check_stored
@@ -12,11 +13,12 @@ from tests.support.kill_plan import Broker, Kill, Moment
 from tests.support.load import Load
 from tests.support.log_lines import grave_lines
 from tests.support.outages import Outages
-from tests.support.running_gateway import eventually
+from tests.support.running_gateway import DEADLINE_S, eventually
 
 POLL_S = 0.001  # finer than a segment lives
 JUST_AFTER_S = 0.3
 OUTAGE_MIN_S = 0.3
+LAST_WORDS_S = 0.02  # for boards to hear what still stands on their lines: it was promised too
 
 
 class KillRun:
@@ -83,12 +85,14 @@ class KillRun:
         elif kill.broker is Broker.SILENT:
             self._outages.fall_silent()
         await asyncio.sleep(kill.fraction * self._life_s)
-        if kill.moment is Moment.ROTATING:
+        if kill.moment is Moment.ACKING:
+            await self._reach_an_ack()
+        elif kill.moment is Moment.ROTATING:
             newest = self._names()[-1]
-            await self._until(lambda: self._names()[-1] != newest, "a new segment begins")
+            await self._until_names(lambda names: names[-1] != newest)
         elif kill.moment is Moment.RETIRING:
             oldest = self._names()[0]
-            await self._until(lambda: self._names()[0] != oldest, "a segment is freed")
+            await self._until_names(lambda names: names[0] != oldest)
 
     async def _reach_a_drain(self, kill: Kill) -> None:
         await self._outages.go_away()
@@ -98,10 +102,23 @@ class KillRun:
         await eventually(lambda: self._capture_file.stat().st_size > size, "the drain begins")
         await asyncio.sleep(kill.fraction * JUST_AFTER_S)
 
+    async def _reach_an_ack(self) -> None:
+        """The signal leaves within the call that tells a board of its ack."""
+        killed = asyncio.Event()
+
+        def kill() -> None:
+            self._gateway.send_kill()
+            killed.set()
+
+        board = self._load.boards[self.killed % len(self._load.boards)]
+        board.when_acked = kill
+        async with asyncio.timeout(DEADLINE_S):
+            await killed.wait()
+
     async def _kill(self) -> None:
-        # What a board hears after this came from a gateway that was alive: it is looked at next.
-        acked = self._load.acked()
         await self._gateway.kill()
+        await asyncio.sleep(LAST_WORDS_S)
+        acked = self._load.acked()
         self.killed += 1
         assert grave_lines(self._gateway.stderr.result()) == []
         for device, seq in acked.items():
@@ -112,9 +129,8 @@ class KillRun:
     def _names(self) -> list[str]:
         return sorted(path.name for path in self._segments.iterdir()) or [""]
 
-    async def _until(self, condition: object, what: str) -> None:
+    async def _until_names(self, change: Callable[[list[str]], bool]) -> None:
         """Poll as finely as can be, so that the kill falls into what happens there."""
-        assert callable(condition)
-        async with asyncio.timeout(60):
-            while not condition():
+        async with asyncio.timeout(DEADLINE_S):
+            while not change(self._names()):
                 await asyncio.sleep(POLL_S)

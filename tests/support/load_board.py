@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
+from gapless_link.sender import DURABLE
 from tests.support.simulated_board import SimulatedBoard
 
 TURN_S = 0.02
@@ -26,6 +28,7 @@ class LoadBoard(SimulatedBoard):
         self._seed = f"{seed}/{device_id}/"
         self._burst = max(1, round(records_per_s * TURN_S))
         self._padding = "x" * padding
+        self.when_acked: Callable[[], None] | None = None  # called once, at the very moment
         super().__init__(folder, device_id)
 
     @property
@@ -60,6 +63,12 @@ class LoadBoard(SimulatedBoard):
             "check": zlib.crc32(f"{self._seed}{seq}".encode()) & 0x3FFFFFFF,
         }
         return body | {"padding": self._padding} if self._padding else body
+
+    def _handle(self, event: object) -> None:
+        super()._handle(event)
+        if event == DURABLE and self.when_acked is not None:
+            when_acked, self.when_acked = self.when_acked, None
+            when_acked()
 
     async def keep_sampling(self) -> None:
         """Sample until cancelled."""
