@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,8 @@ class LoadBoard(SimulatedBoard):
         self._seed = f"{seed}/{device_id}/"
         self._burst = max(1, round(records_per_s * TURN_S))
         self._padding = "x" * padding
+        self.longest_wait_s = 0.0  # between two acks, since `watch_waits`
+        self._acked_at_s = time.monotonic()
         self.when_acked: Callable[[], None] | None = None  # called once, at the very moment
         super().__init__(folder, device_id)
 
@@ -66,9 +69,18 @@ class LoadBoard(SimulatedBoard):
 
     def _handle(self, event: object) -> None:
         super()._handle(event)
-        if event == DURABLE and self.when_acked is not None:
+        if event != DURABLE:
+            return
+        now_s = time.monotonic()
+        self.longest_wait_s = max(self.longest_wait_s, now_s - self._acked_at_s)
+        self._acked_at_s = now_s
+        if self.when_acked is not None:
             when_acked, self.when_acked = self.when_acked, None
             when_acked()
+
+    def watch_waits(self) -> None:
+        """Begin to measure how long the gateway lets this board wait for an ack."""
+        self.longest_wait_s, self._acked_at_s = 0.0, time.monotonic()
 
     async def keep_sampling(self) -> None:
         """Sample until cancelled."""
