@@ -7,6 +7,7 @@ tests/support/soak.py for the settings.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from tests.support.load import Load
 from tests.support.mqtt import make_broker
 from tests.support.outages import BrokerOutages, CableOutages, Outages
 from tests.support.processes import wait_until_none_names
+from tests.support.running_gateway import DEADLINE_S, RunningGateway
 from tests.support.soak import Soak, soak_settings
 
 RECORDS_PER_S = 250  # of each board
@@ -56,13 +58,51 @@ async def judge(
     check_complete(status, evidence, load.boards)
     devices = arrivals.devices.values()
     print(
-        f"{run.killed} kills, {len(evidence['recoveries'])} recoveries, "
+        f"{run.killed} kills, "
         f"{sum(board.produced for board in load.boards)} records, "
         f"{sum(one.flagged() for one in devices)} sent again and flagged, "
         f"{sum(one.brokers_own_duplicates() for one in devices)} duplicates of the broker's, "
         f"{len(evidence['outages'])} outages",
         flush=True,
     )
+
+
+@pytest.mark.parametrize("changes", [1, 2, 3, 5, 7, 9])
+async def test_a_first_start_that_is_killed_leaves_what_the_next_one_opens(
+    tmp_path: Path, changes: int
+) -> None:
+    state_dir = tmp_path / "state"
+    setting = RunningGateway(tmp_path)
+    setting.write_config([tmp_path / "tty-none"])
+    gateway = GatewayProcess(setting.config_file, state_dir)
+    try:
+        await gateway.spawn()
+        await until_changed(state_dir, changes)
+        await gateway.kill()
+        print(f"left behind: {sorted(path.name for path in state_dir.rglob('*'))}")
+        await gateway.start()
+        assert await gateway.stop() == 0
+    finally:
+        await gateway.kill()
+    await check_whole(state_dir)
+
+
+async def until_changed(state_dir: Path, times: int) -> None:
+    """Wait until the files of a log that is being made have changed so often, or there is one."""
+    seen = files_in(state_dir)
+    async with asyncio.timeout(DEADLINE_S):
+        while times and not (state_dir / "runtime.json").exists():
+            await asyncio.sleep(0)
+            if (files := files_in(state_dir)) != seen:
+                seen, times = files, times - 1
+
+
+def files_in(state_dir: Path) -> list[tuple[str, int]]:
+    """Name and size of all there is; nothing while one of them vanishes."""
+    try:
+        return sorted((str(path), path.stat().st_size) for path in state_dir.rglob("*"))
+    except FileNotFoundError:
+        return []
 
 
 async def test_nothing_acked_is_missing_over_kills_while_the_broker_keeps_what_it_has(
