@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from gapless_tools.audit.run import run_audit
@@ -15,7 +14,7 @@ from gapless_tools.local_brokers import LocalBroker
 from gapless_tools.virtual_board import VirtualBoard, produced_through
 from tests.support.gateway_process import GatewayProcess
 from tests.support.mqtt import client, make_broker, until
-from tests.support.running_gateway import DEADLINE_S, Metrics
+from tests.support.running_gateway import DEADLINE_S
 
 SEQS_BEFORE = 10
 SEQS_AFTER = 20
@@ -37,19 +36,11 @@ def write_configuration(
     return path
 
 
-async def metrics_of(gateway: GatewayProcess) -> Metrics:
-    runtime = gateway.runtime()
-    assert runtime is not None
-    async with aiohttp.ClientSession() as session:
-        async with session.get(runtime["web"] + "/metrics") as answer:
-            return Metrics(await answer.text())
-
-
 async def each_reaches(gateway: GatewayProcess, boards: list[VirtualBoard], count: int) -> None:
     """Wait until `count` seqs of every board are delivered."""
     async with asyncio.timeout(DEADLINE_S):
         while True:
-            metrics = await metrics_of(gateway)
+            metrics = await gateway.metrics()
             delivered = [
                 metrics.value("gapless_seqs", state="delivered", device=board.device)
                 for board in boards
@@ -89,7 +80,7 @@ async def test_by_puback_all_arrives_in_order_over_a_killed_gateway(
             await gateway.kill()
             await gateway.start()
             await each_reaches(gateway, boards, SEQS_BEFORE + SEQS_AFTER)
-            (await metrics_of(gateway)).assert_balanced()
+            (await gateway.metrics()).assert_balanced()
             assert await gateway.stop() == 0
         finally:
             await gateway.kill()

@@ -6,10 +6,13 @@ import asyncio
 import json
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.support.running_gateway import DEADLINE_S
+import aiohttp
+
+from tests.support.running_gateway import DEADLINE_S, Metrics
 
 
 class GatewayProcess:
@@ -20,13 +23,26 @@ class GatewayProcess:
         self._runtime_file = state_dir / "runtime.json"
         self._process: asyncio.subprocess.Process | None = None
 
+    @property
+    def pid(self) -> int | None:
+        """The process id, None while none was started."""
+        return self._process.pid if self._process is not None else None
+
     async def start(self) -> None:
         """Start and wait until it serves."""
+        await self.spawn()
+        await self.wait_until_serving()
+
+    async def spawn(self) -> None:
+        """Start, and return at once: nothing of it may have run yet."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "gapless_tools.cli", "run", "--config", str(self._config_file),
             stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         self.stderr = asyncio.create_task(self._process.stderr.read())
+
+    async def wait_until_serving(self) -> None:
+        """Wait until the process that was spawned says where it serves."""
         async with asyncio.timeout(DEADLINE_S):
             while (facts := self.runtime()) is None or facts["pid"] != self._process.pid:
                 assert self._process.returncode is None, await self.stderr
@@ -38,6 +54,36 @@ class GatewayProcess:
             return json.loads(self._runtime_file.read_text())
         except FileNotFoundError:
             return None
+
+    async def metrics(self) -> Metrics:
+        """Return what /metrics says now."""
+        _, text = await self._get("/metrics")
+        return Metrics(text)
+
+    async def metrics_when(self, condition: Callable[[Metrics], Any], what: str) -> Metrics:
+        """Wait until the metrics are so; returns them. Fails after a generous deadline."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + DEADLINE_S
+        while not condition(metrics := await self.metrics()):
+            assert loop.time() < deadline_s, f"never came true in the metrics: {what}"
+            await asyncio.sleep(0.05)
+        return metrics
+
+    async def health(self) -> tuple[int, dict[str, Any]]:
+        """Return status and content of /healthz."""
+        status, text = await self._get("/healthz")
+        return status, json.loads(text)
+
+    async def _get(self, page: str) -> tuple[int, str]:
+        facts = self.runtime()
+        assert facts is not None, "the gateway does not say where it serves"
+        async with aiohttp.ClientSession() as session, session.get(facts["web"] + page) as answer:
+            return answer.status, await answer.text()
+
+    def send_kill(self) -> None:
+        """Send SIGKILL and wait for nothing; `kill` waits for its end."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGKILL)
 
     async def kill(self) -> None:
         """End it as a power cut ends a process."""

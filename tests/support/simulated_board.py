@@ -46,6 +46,8 @@ class RecordList:
 
     def find(self, seq: int) -> int:
         """Return the lowest number from `seq` on that is a record or LOST; 0: none."""
+        if seq in self.records:
+            return seq
         candidates = [one for one in self.records if one >= seq]
         candidates += [max(seq, first) for first, last, _, _ in self.lost if last >= seq]
         return min(candidates, default=0)
@@ -166,9 +168,13 @@ class SimulatedBoard:
     def sample(self, count: int = 1) -> None:
         """Number `count` records and send what may be sent."""
         for _ in range(count):
-            body = {"value": self.outbox.next_seq}
+            body = self.body_of(self.outbox.next_seq)
             self.outbox.add(cbor2.dumps([self.boots, 0, self.now_ms, 0, body]))
         self.run()
+
+    def body_of(self, seq: int) -> dict[str, object]:
+        """Return what is measured for this seq."""
+        return {"value": seq}
 
     def run(self) -> None:
         """Handle what came in, send what is due, set the timer."""
