@@ -8,7 +8,6 @@ is no Future per record; a record costs an append, and a commit costs one wake-u
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,9 +18,6 @@ from gapless_gateway.wal.entries import Entry
 from gapless_gateway.wal.errors import WalFull
 
 Batch = Sequence[tuple[int, Entry]]  # (lsn, entry), in order
-
-# A full disk is looked at again after this long, whatever anyone says.
-FULL_RETRY_S = 1.0
 
 log = logging.getLogger("gapless.committer")
 
@@ -49,7 +45,7 @@ class Committer:
     After a failed commit nothing is taken in any more, for good: what the disk holds is no longer
     known. `failed` then says why, appends are dropped and counted, and the process stays up so
     that a person can see it. A disk without room is no failure: `full` is true until the batch that
-    found none could be written, and it is tried again whenever `retry` says so, or after a while.
+    found none could be written, and it is tried again whenever `retry` says so.
     """
 
     def __init__(self, wal: CommitLog, *, linger_ms: int = 0) -> None:
@@ -66,7 +62,6 @@ class Committer:
         self.failed: str | None = None
         self.full = False  # a batch waits for room on the disk
         self._retry = asyncio.Event()
-        self._attempt_over = asyncio.Event()  # a new one for every commit
         self.dropped = 0  # entries appended after the failure
         self.commits = 0
 
@@ -110,22 +105,6 @@ class Committer:
         self.when_durable(done.set)
         await done.wait()
 
-    async def try_flush(self) -> bool:
-        """Wait until everything appended so far is durable; False: there is no room, or it failed.
-
-        Unlike `flush` this does not wait for room.
-        """
-        target_lsn = self._wal.next_lsn - 1
-        found_no_room = 0
-        while self.applied_lsn < target_lsn and self.failed is None:
-            self.retry()
-            attempt_over = self._attempt_over
-            await attempt_over.wait()
-            found_no_room += self.full
-            if found_no_room > 1:  # the first may have begun before there was room
-                return False
-        return self.failed is None
-
     def finishing(self) -> None:
         """The gateway stops: from here on a full disk is not waited for."""
         self._leaving = True
@@ -147,8 +126,6 @@ class Committer:
             while self.failed is None:
                 if self._pending():
                     await self._commit_batch()
-                    self._attempt_over.set()
-                    self._attempt_over = asyncio.Event()
                     if self.full and not await self._may_try_again():
                         return
                 elif self._finishing:
@@ -195,9 +172,7 @@ class Committer:
             if self._finishing:
                 return False
         self._retry.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FULL_RETRY_S):
-                await self._retry.wait()
+        await self._retry.wait()
         return True
 
     def _fail(self, error: Exception) -> None:

@@ -5,9 +5,8 @@
     less                    what surely fits, shared by the boards
     none                    0: boards hold what they have; delivery goes on and makes room
 
-`on_full = "drop-oldest"` makes room itself: the oldest records that were never sent are declared
-LOST(quota), and once that is durable the space of their segment is freed. Nothing here loses what
-was acked without saying so first.
+`on_full = "drop-oldest"` makes room itself: the oldest segment that was never sent is replaced by
+one that says, in the place of its records, that they are gone for want of room; LOST(quota) follows.
 """
 
 from __future__ import annotations
@@ -17,10 +16,9 @@ import logging
 from collections.abc import Callable
 from typing import Literal
 
-from gapless_gateway.account.intervals import IntervalSet
 from gapless_gateway.committer import Committer
 from gapless_gateway.wal.entries import REASON_QUOTA, Lost
-from gapless_gateway.wal.errors import WalError
+from gapless_gateway.wal.errors import WalError, WalFull
 from gapless_gateway.wal.log import Log
 
 # How many seqs beyond the durable one a board may send unasked. Bounds what lies in memory.
@@ -58,7 +56,7 @@ class Intake:
         self._clock_ms = clock_ms
         self._on_changed: list[Callable[[], None]] = []
         self._on_dropped: list[Callable[[], None]] = []
-        self._hold_words = ""
+        self._declared_lsn = 0  # of the last LOST that was appended for what was dropped
         self.room_bytes = wal.space.room_bytes()
         self.used_bytes = wal.space.used_bytes()
         self.window_seqs = self._window()
@@ -86,20 +84,22 @@ class Intake:
     async def look(self) -> None:
         """Look once: make room if that is allowed, and set the credit."""
         await asyncio.to_thread(self._measure)
-        wants_room = self._committer.full or self.room_bytes < DROP_BELOW_BYTES
-        if wants_room and self._on_full == "drop-oldest" and await self._drop_oldest():
+        while self._on_full == "drop-oldest" and self._wants_room() and await self._drop_oldest():
             await asyncio.to_thread(self._measure)
+        self._let_reading_go_on()
         if self._committer.full or self.room_bytes <= 0:
             self._let_the_newest_go()
         self._committer.retry()
         self._set_window()
 
+    def _wants_room(self) -> bool:
+        return self.room_bytes < DROP_BELOW_BYTES
+
     def _measure(self) -> None:
+        # The reserve first: nothing is committed meanwhile that found no room before.
         space = self._wal.space
-        self.used_bytes = space.used_bytes()
-        if not self._committer.full:
-            space.make_reserve()
-        self.room_bytes = space.room_bytes()
+        space.make_reserve()
+        self.used_bytes, self.room_bytes = space.used_bytes(), space.room_bytes()
 
     def _window(self) -> int:
         if self._committer.full:
@@ -133,33 +133,33 @@ class Intake:
     # Dropping
 
     async def _drop_oldest(self) -> bool:
-        """Declare the records of the oldest segment that never left, then free them."""
-        first_lsn = self._wal.droppable(self._wal.cursor.send_mark_lsn)
+        """Drop the records of the oldest segment that never left; then have them declared LOST.
+
+        The Gone that takes their place is the declaration on the disk, in one step with the drop,
+        and needs next to no room. The LOST entries bring the account to know of it; on a disk that
+        is full they may have to wait until more was dropped, behind the records that wait too.
+        """
+        wal = self._wal
+        first_lsn = wal.droppable(wal.cursor.send_mark_lsn)
         if first_lsn is None:
             return False
+        # From here on nothing of it is read, so nothing of it can leave; and if a send mark was
+        # reserved beyond its beginning meanwhile, something may have.
+        barrier_lsn = wal.barrier_lsn
+        wal.barrier_lsn = first_lsn if barrier_lsn is None else min(barrier_lsn, first_lsn)
         try:
-            ranges = await asyncio.to_thread(self._wal.records_of, first_lsn)
-            # From here on nothing of it is read, so nothing of it can leave; and if a send mark
-            # was reserved beyond its beginning meanwhile, something may have.
-            self._wal.barrier_lsn = first_lsn
-            if self._wal.cursor.send_mark_lsn >= first_lsn:
-                return False
-            dropped = self._declare(ranges)
-            await asyncio.to_thread(self._wal.space.release_reserve)  # it pays for the LOST
-            if not await self._committer.try_flush():
-                return False
-            await asyncio.to_thread(self._wal.drop, first_lsn)
+            if wal.cursor.send_mark_lsn >= first_lsn:
+                raise WalFull("it is about to be sent")
+            ranges = await asyncio.to_thread(wal.drop, first_lsn)
         except (WalError, OSError) as error:
             log.error("the oldest segment cannot be dropped", extra={"reason": str(error)})
+            wal.barrier_lsn = barrier_lsn
             return False
-        finally:
-            self._wal.barrier_lsn = None
-            for on_dropped in self._on_dropped:
-                on_dropped()
+        records = self._declare(ranges)
         self.segments_dropped += 1
         log.warning(
             "the disk is full: the oldest records that were never sent are declared lost",
-            extra={"first_lsn": first_lsn, "records": dropped},
+            extra={"first_lsn": first_lsn, "records": records},
         )
         return True
 
@@ -170,11 +170,18 @@ class Intake:
             known = self._wal.account.streams[stream]
             undelivered = known.stored.within(max(first, known.delivered_through + 1), last)
             for a, b in undelivered.difference(known.quarantined).difference(known.requeued):
-                self._committer.append(
+                self._declared_lsn = self._committer.append(
                     Lost(
                         stream, a, b, REASON_QUOTA, False, True,
                         self._clock_ms(), self._outage_id(),
                     )
                 )  # fmt: skip
-                records += IntervalSet([(a, b)]).count()
+                records += b - a + 1
         return records
+
+    def _let_reading_go_on(self) -> None:
+        """Once the account knows what was dropped, it may be told in its place."""
+        if self._wal.barrier_lsn is not None and self._committer.applied_lsn >= self._declared_lsn:
+            self._wal.barrier_lsn = None
+            for on_dropped in self._on_dropped:
+                on_dropped()

@@ -2,7 +2,8 @@
 
 A Gone in the log says that they stood there. What became of each is in the account: delivered
 before its bytes went bad, declared lost, quarantined; and if none of these, it has to be declared
-now, as Unreadable, before the board is greeted or the consumer is told.
+now, before the board is greeted or the consumer is told: as Unreadable, or as LOST(quota) where it
+was dropped and a crash came before that was appended.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from gapless_gateway.account.intervals import IntervalMap, IntervalSet
-from gapless_gateway.wal.entries import Gone, Unreadable
+from gapless_gateway.wal.entries import GONE_QUOTA, REASON_QUOTA, Gone, Lost, Unreadable
 
 
 class StreamStates(Protocol):
@@ -59,8 +60,13 @@ def declarations(
     *,
     sent_through_lsn: int,
     at_ms: int,
-) -> list[Unreadable]:
+) -> list[Unreadable | Lost]:
     """The entries to append for a Gone at `lsn`. Nothing above `sent_through_lsn` ever left."""
+    if gone.cause == GONE_QUOTA:
+        return [
+            Lost(stream, first, last, REASON_QUOTA, False, True, at_ms, 0)
+            for stream, first, last in undeclared(gone, streams)
+        ]
     may_be_sent = lsn <= sent_through_lsn
     reason = "unreadable in the log"
     if may_be_sent:

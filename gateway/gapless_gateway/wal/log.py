@@ -46,7 +46,7 @@ from gapless_gateway.wal.ledger import RetiredSegment
 from gapless_gateway.wal.ledger_compaction import LEDGER_LIMITS, LedgerLimits, compact_ledger
 from gapless_gateway.wal.paths import StatePaths
 from gapless_gateway.wal.recovery import OpenedLog, Opener, utc_now_ms
-from gapless_gateway.wal.repairing import Neighbours, SegmentRepair, without_records
+from gapless_gateway.wal.repairing import Neighbours, SegmentRepair
 from gapless_gateway.wal.segment import RawEntry, SegmentScan, SegmentWriter
 from gapless_gateway.wal.space import Space
 from gapless_gateway.wal.summary import file_digest, summarise_segment
@@ -361,22 +361,21 @@ class Log:
                 return first_lsn
         return None
 
-    def records_of(self, first_lsn: int) -> list[tuple[bytes, int, int]]:
-        """(stream, first, last) of the records in an older segment; blocks. Raises WalDamaged."""
-        scan = SegmentScan(self._disk, self._paths.segment(first_lsn))
-        try:
-            return [one for gap in without_records(scan).gaps for one in gap.ranges]
-        finally:
-            scan.close()
-
-    def drop(self, first_lsn: int) -> None:
+    def drop(self, first_lsn: int) -> list[tuple[bytes, int, int]]:
         """Free the space of an older segment's records; blocks. Its other entries stay.
 
-        That they are LOST has to be durable before. Raises OSError, WalDamaged.
+        Gone(quota) takes their place. Returns (stream, first, last) of what was in it. The owner
+        sees to it that nothing of it was ever sent. Raises NoRoom, OSError, WalDamaged.
         """
         with self._repair_lock:
-            self._repair.drop_records(self._neighbours(first_lsn))
+            try:
+                repaired = self._repair.drop_records(self._neighbours(first_lsn))
+            except NoRoom:
+                if not self.space.release_reserve():
+                    raise
+                repaired = self._repair.drop_records(self._neighbours(first_lsn))
             self._dropped.add(first_lsn)
+        return [one for _, gone in repaired.gone for one in gone.ranges]
 
     def close(self) -> None:
         """Close the files and let go of the lock. What was not committed is gone."""

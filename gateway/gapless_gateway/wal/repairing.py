@@ -164,10 +164,7 @@ class SegmentRepair:
         return writer, repaired
 
     def drop_records(self, where: Neighbours) -> Repaired:
-        """Give up the records of a segment for want of room; all its other entries stay.
-
-        Their LOST entries are durable before this is called.
-        """
+        """Give up the records of a segment for want of room; all its other entries stay."""
         scan = SegmentScan(self._disk, self._paths.segment(where.first_lsn))
         try:
             reading = without_records(scan)

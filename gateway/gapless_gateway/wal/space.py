@@ -1,8 +1,9 @@
 """How much room the log has: a ceiling, a floor of free space, and a reserve for the worst moment.
 
 The reserve is a file of real bytes. On a full disk it is removed, which pays for what has to be
-written before anything can be freed: LOST entries, the summary of a segment that goes, the header
-of a new segment, the first entry of a run. It is made again as soon as there is room.
+written before anything can be freed: the small segment that takes the place of a dropped one, the
+summary of a segment that goes, the header of a new segment, the first entry of a run. It is made
+again, in part if need be, before records get any of the room that there is then.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from gapless_gateway.wal.disk import Disk
 from gapless_gateway.wal.paths import StatePaths
 
 RESERVE_BYTES = 1024 * 1024
+RESERVE_BYTES_MIN = 32 * 1024  # a smaller one would pay for nothing
 # The floor of free space unless configured; of a small file system at most a tenth.
 FREE_BYTES_MIN = 64 * 1024 * 1024
 FREE_SHARE_MAX = 10
@@ -38,7 +40,8 @@ class Space:
             if free_bytes_min is None
             else free_bytes_min
         )
-        self.has_reserve = paths.reserve.name in disk.list(paths.state_dir)
+        has_reserve = paths.reserve.name in disk.list(paths.state_dir)
+        self.reserve_bytes = disk.size(paths.reserve) if has_reserve else 0
 
     def segment_bytes_max(self, configured: int) -> int:
         """How long a segment may get here, in bytes."""
@@ -60,30 +63,28 @@ class Space:
     def room_bytes(self) -> int:
         """How much more may be written; negative beyond the ceiling or below the floor."""
         free, _ = self._disk.space(self._paths.state_dir)
-        room = free - self._free_bytes_min - (0 if self.has_reserve else RESERVE_BYTES)
+        room = free - self._free_bytes_min - (RESERVE_BYTES - self.reserve_bytes)
         if self._quota_bytes is not None:
             room = min(room, self._quota_bytes - self.used_bytes())
         return room
 
     def make_reserve(self) -> None:
-        """Set the reserve aside if it is missing and there is space for it."""
-        if self.has_reserve:
+        """Set the reserve aside, as far as it is missing and there is space for it."""
+        if self.reserve_bytes >= RESERVE_BYTES:
             return
         free, _ = self._disk.space(self._paths.state_dir)
-        if free < 2 * RESERVE_BYTES:
+        wanted = min(RESERVE_BYTES, self.reserve_bytes + free // 2)
+        if wanted < RESERVE_BYTES_MIN or wanted <= self.reserve_bytes:
             return
         try:
-            self._disk.allocate(self._paths.reserve, RESERVE_BYTES)
-        except OSError:  # it will be tried again, and half a reserve helps nobody
-            with contextlib.suppress(OSError):
-                self._disk.unlink(self._paths.reserve)
-            return
-        self.has_reserve = True
+            self._disk.allocate(self._paths.reserve, wanted)
+            self.reserve_bytes = wanted
+        except OSError:  # somebody else took the space; it will be tried again
+            self.release_reserve()
 
     def release_reserve(self) -> bool:
-        """Let the reserve go; False if there was none."""
-        if not self.has_reserve:
-            return False
-        self._disk.unlink(self._paths.reserve)
-        self.has_reserve = False
-        return True
+        """Let the reserve go; False if there was none. Raises OSError."""
+        had_one, self.reserve_bytes = self.reserve_bytes > 0, 0
+        with contextlib.suppress(FileNotFoundError):
+            self._disk.unlink(self._paths.reserve)
+        return had_one
