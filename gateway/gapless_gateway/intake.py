@@ -6,7 +6,8 @@
     none                    0: boards hold what they have; delivery goes on and makes room
 
 `on_full = "drop-oldest"` makes room itself: the oldest segment that was never sent is replaced by
-one that says, in the place of its records, that they are gone for want of room; LOST(quota) follows.
+one that says, in the place of its records, that they are gone for want of room; LOST(quota)
+follows.
 """
 
 from __future__ import annotations

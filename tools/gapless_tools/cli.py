@@ -23,7 +23,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "run": ("gapless_tools.run_command", "Run the gateway."),
     "capture": ("gapless_tools.capture", "Keep everything a gateway publishes, and receipt it."),
     "audit": ("gapless_tools.audit_command", "Rebuild the account offline and judge it."),
-    "wal": ("gapless_tools.wal_command", "Inspect or verify a write-ahead log."),
+    "wal": ("gapless_tools.wal_command", "Inspect, verify or repair a write-ahead log."),
     "virtual-board": ("gapless_tools.virtual_board", "Run the firmware without hardware."),
 }
 

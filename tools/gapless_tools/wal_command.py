@@ -1,4 +1,4 @@
-"""`gapless wal inspect|verify`: look at a log without touching it."""
+"""`gapless wal`: look at a log without touching it (inspect, verify), or repair it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from gapless_gateway.wal.reader import (
     segments_directory,
 )
 from gapless_tools.audit.in_use import is_in_use
+from gapless_tools.wal_repair import repair
 
 PROGRESS_EVERY_S = 2.0
 EXIT_DAMAGED = 1
@@ -39,7 +40,10 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for a m
 
 @click.group(name="wal")
 def command() -> None:
-    """Look into the gateway's log. Reads only; safe while the gateway runs."""
+    """Look into the gateway's log (inspect, verify: safe while it runs), or repair it."""
+
+
+command.add_command(repair)
 
 
 @dataclass

@@ -21,6 +21,7 @@ from gapless_gateway.wal.entries import (
     REASON_CORRUPTION,
     REASON_REPLACED,
     REASON_RETIRED,
+    REASON_WORDS,
     Conflict,
     Delivered,
     Elsewhere,
@@ -36,7 +37,7 @@ __all__ = ["FINDINGS_MAX", "RECENT_CRCS_MAX", "SEQ_MAX", "Balance", "StreamAccou
 SEQ_MAX = (1 << 30) - 1
 FINDINGS_MAX = 16
 
-REASONS = frozenset(range(1, 8))
+REASONS = frozenset(REASON_WORDS)
 CLOSING_REASONS = frozenset({REASON_REPLACED, REASON_RETIRED})
 
 

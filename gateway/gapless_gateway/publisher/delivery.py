@@ -66,6 +66,7 @@ class Delivery:
         # Nothing beyond what was durable was ever sent, however far the mark was reserved.
         self.resend_through = min(send_mark_lsn, durable_lsn)
         self.sent_through: dict[bytes, int] = {}  # stream -> highest seq sent in this run
+        self._passed: dict[bytes, int] = {}  # the same since sending resumed the last time
         self._on_delivered = on_delivered
         self._on_moved = on_moved
         self._all: deque[Flight] = deque()
@@ -96,6 +97,11 @@ class Delivery:
             return False
         return last_seq(entry) <= self.delivered_through.get(entry.stream, 0)
 
+    def is_passed(self, entry: Sendable) -> bool:
+        """Whether sending is beyond these seqs already, so that the entry speaks of them again."""
+        delivered = self.delivered_through.get(entry.stream, 0)
+        return last_seq(entry) <= max(delivered, self._passed.get(entry.stream, 0))
+
     def send(self, lsn: int, entry: Sendable) -> Flight:
         """The entry leaves now."""
         flight = Flight(lsn, entry)
@@ -105,7 +111,8 @@ class Delivery:
             queue = self._of_stream[entry.stream] = deque()
         queue.append(flight)
         self.sent_lsn = max(self.sent_lsn, lsn)
-        self.sent_through[entry.stream] = max(self.sent_through.get(entry.stream, 0), flight.last)
+        for through in (self.sent_through, self._passed):
+            through[entry.stream] = max(through.get(entry.stream, 0), flight.last)
         return flight
 
     def deliver(self, flight: Flight) -> None:
@@ -147,6 +154,7 @@ class Delivery:
         self.resend_through = self.may_have_been_sent
         self._all.clear()
         self._of_stream.clear()
+        self._passed.clear()
 
     def _advance(self, stream: bytes) -> None:
         queue = self._of_stream.get(stream)

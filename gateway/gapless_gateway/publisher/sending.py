@@ -247,9 +247,10 @@ class Sending:
 
     def _take(self, lsn: int, entry: Sendable, connection: BrokerConnection) -> None:
         delivery = self._delivery
+        if self._speaks_again(entry):
+            self._send_out_of_turn(lsn, entry, connection)
+            return
         if delivery.is_delivered(entry):
-            if self._speaks_again(entry):
-                self._send_out_of_turn(lsn, entry, connection)
             return
         redelivery = lsn <= delivery.resend_through
         if redelivery and last_seq(entry) <= self._receipts.heard.get(entry.stream, 0):
@@ -266,19 +267,18 @@ class Sending:
         self._send(delivery.send(lsn, entry), message, connection, redelivery)
 
     def _speaks_again(self, entry: Sendable) -> bool:
-        """Whether an entry is about numbers that were passed, and says something new of them."""
+        """Whether an entry says something new of numbers that were passed in the log."""
         if isinstance(entry, Record):
-            return self._is_requeued(entry)
-        return isinstance(entry, Lost) and entry.by_gateway and entry.reason in GIVEN_UP_REASONS
+            requeued = self._log.account.streams[entry.stream].requeued
+            return bool(requeued) and self._is_requeued(entry)
+        late = isinstance(entry, Lost) and entry.by_gateway and entry.reason in GIVEN_UP_REASONS
+        return late and self._delivery.is_passed(entry)
 
-    def _is_requeued(self, entry: Sendable) -> bool:
-        if not isinstance(entry, Record):
-            return False
-        stream = self._log.account.streams[entry.stream]
-        return (
-            stream.requeued.contains(entry.seq)
-            and (entry.stream, entry.seq) not in self._delivering
-        )
+    def _is_requeued(self, entry: Record) -> bool:
+        """Whether a record is out of quarantine, and the log does not say yet that it arrived."""
+        requeued = self._log.account.streams[entry.stream].requeued
+        key = (entry.stream, entry.seq)
+        return requeued.contains(entry.seq) and key not in self._delivering
 
     def _send_out_of_turn(self, lsn: int, entry: Sendable, connection: BrokerConnection) -> None:
         """Flagged as a redelivery: the number was spoken of before."""

@@ -25,7 +25,7 @@ TIME_UNKNOWN = -1
 CONFLICT_BYTES_DIFFER = "bytes-differ"
 CONFLICT_RECORD_AFTER_LOST = "record-after-lost"
 
-# Lost.reason, the same numbers as on the link.
+# Lost.reason, 1 to 7 the same numbers as on the link.
 REASON_OVERFLOW = 1
 REASON_RESET = 2
 REASON_REPLACED = 3
@@ -33,8 +33,10 @@ REASON_RETIRED = 4
 REASON_QUOTA = 5
 REASON_CORRUPTION = 6
 REASON_GATEWAY_ROLLBACK = 7
+# Of the log only: quarantined, and given up by the owner.
+REASON_DISCARDED = 8
 # What was stored may be given up later only for these, and only by the gateway.
-GIVEN_UP_REASONS = frozenset({REASON_QUOTA, REASON_CORRUPTION, REASON_RETIRED})
+GIVEN_UP_REASONS = frozenset({REASON_QUOTA, REASON_CORRUPTION, REASON_RETIRED, REASON_DISCARDED})
 REASON_WORDS = {
     REASON_OVERFLOW: "overflow",
     REASON_RESET: "reset",
@@ -43,6 +45,7 @@ REASON_WORDS = {
     REASON_QUOTA: "quota",
     REASON_CORRUPTION: "corruption",
     REASON_GATEWAY_ROLLBACK: "gateway-rollback",
+    REASON_DISCARDED: "discarded",
 }
 
 # Gone.cause

@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ import cbor2
 from gapless_gateway.account.account import Account
 from gapless_gateway.account.intervals import IntervalSet
 from gapless_gateway.wal.disk import Disk, NoRoom, OsDisk, is_full, write_new_file
-from gapless_gateway.wal.entries import Entry, decode_payload
+from gapless_gateway.wal.entries import Entry, Gone, decode_payload
 from gapless_gateway.wal.errors import WalDamaged, WalFailed, WalFull, WalNotWritable
 from gapless_gateway.wal.format import (
     HeaderDamagedError,
@@ -58,6 +59,7 @@ SEGMENT_BYTES_MAX = 16 * 1024 * 1024
 # batch that is longer than this makes a segment longer than segment_bytes_max.
 ROTATION_HEADROOM_BYTES = 1024 * 1024
 # On a full disk a segment is closed early once it holds so much, so that it can be freed.
+REPAIR_PROGRESS_S = 2.0
 NEW_SEGMENT_WORTH_BYTES = 16 * 1024
 
 
@@ -465,6 +467,34 @@ class Log:
             path = self._paths.segment(first_lsn)
             raise WalDamaged(f"{path} holds no LSN {lsn}, and is whole; this is a bug of ours")
         return True
+
+    def repair_all(self, progress: Callable[[int, int], None]) -> list[tuple[int, Gone]]:
+        """Repair every older segment that needs it; blocks. Returns what is gone: (LSN, entry).
+
+        `progress(done, all)` is called every two seconds, in segments. What Gone there was before
+        is in it too: a crash may have come before it was declared. Raises NoRoom, OSError,
+        WalDamaged.
+        """
+        gone: list[tuple[int, Gone]] = []
+        with self._lock:
+            older = self._first_lsns[:-1]
+        due_s = time.monotonic() + REPAIR_PROGRESS_S
+        for done, first_lsn in enumerate(older):
+            self._repair_older(self._neighbours(first_lsn))
+            scan = SegmentScan(self._disk, self._paths.segment(first_lsn), with_snapshot=False)
+            try:
+                while raw_entries := scan.take(1024):
+                    for raw in raw_entries:
+                        if raw.kind == Gone.KIND:
+                            entry = decode_payload(raw.kind, raw.payload)
+                            assert isinstance(entry, Gone)
+                            gone.append((raw.lsn, entry))
+            finally:
+                scan.close()
+            if time.monotonic() >= due_s:
+                due_s = time.monotonic() + REPAIR_PROGRESS_S
+                progress(done + 1, len(older))
+        return gone
 
     def _repair_older(self, where: Neighbours) -> bool:
         with self._repair_lock:

@@ -19,7 +19,15 @@ TX_RUN_MAX = (1 << 24) - 1
 REASON_QUARANTINED = "quarantined"
 REASON_ELSEWHERE = "elsewhere"
 OUT_OF_TURN = frozenset(
-    {REASON_QUARANTINED, REASON_ELSEWHERE, "quota", "corruption", "replaced", "retired"}
+    {
+        REASON_QUARANTINED,
+        REASON_ELSEWHERE,
+        "quota",
+        "corruption",
+        "replaced",
+        "retired",
+        "discarded",
+    }
 )
 
 

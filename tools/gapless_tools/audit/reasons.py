@@ -9,5 +9,6 @@ REASON_SENTENCES = {
     "retired": "The board was retired by its owner.",
     "quota": "The gateway's disk quota was reached; whole ranges were dropped and declared.",
     "corruption": "The gateway's storage damaged them; what could be read was saved.",
+    "discarded": "The broker refused them for good, and the owner of the gateway gave them up.",
     "gateway-rollback": "The gateway's log was set back to an older state.",
 }
