@@ -116,6 +116,7 @@ class Daemon:
                 extra={"torn_bytes": recovered.torn_bytes},
             )
         for note in recovered.notes:
+            self.metrics.repairs.inc()
             log.warning(note)
 
     def _declare_what_is_gone(self) -> None:
@@ -241,6 +242,9 @@ class Daemon:
                 self._publisher_metrics.observe_durable(now_ms - taken_ms)
         if batch:
             self._publisher.notify_durable(batch[-1][0])
+        for note in self._wal.take_notes():
+            self.metrics.repairs.inc()
+            log.warning(note)
 
     def _on_credit_changed(self) -> None:
         for session in self._sessions:

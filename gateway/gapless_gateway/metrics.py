@@ -69,6 +69,9 @@ class Metrics:
         self.lost_ranges = self._counter(
             "lost_ranges", "Ranges declared lost, by reason.", "device", "reason"
         )
+        self.repairs = self._counter(
+            "log_repairs", "Torn tails and damages of the log that were found and mended."
+        )
         self.undated = self._counter(
             "records_undated", "Records whose time is not known.", "device"
         )

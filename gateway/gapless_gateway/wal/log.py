@@ -346,6 +346,11 @@ class Log:
             if str(error) not in self.notes:
                 self.notes.append(str(error))
 
+    def take_notes(self) -> list[str]:
+        """One sentence for each repair since the last call."""
+        notes, self.notes = self.notes, []
+        return notes
+
     def can_retire(self, resume_lsn: int) -> bool:
         """Whether there is a segment below `resume_lsn` that may be freed."""
         with self._lock:
