@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -27,6 +28,7 @@ CREDIT_WINDOW_SEQS = 1024
 # What a record takes up in the log at most: RECORD_BYTES_MAX of the link, and what is around it.
 RECORD_COST_BYTES = 640
 LOOK_PERIOD_S = 0.25
+COUNT_PERIOD_S = 10.0  # without a ceiling, the bytes of all files are for the metrics only
 # A segment is dropped before the room is quite gone, so that boards need not be held meanwhile.
 DROP_BELOW_BYTES = 2 * CREDIT_WINDOW_SEQS * RECORD_COST_BYTES
 
@@ -58,8 +60,9 @@ class Intake:
         self._on_changed: list[Callable[[], None]] = []
         self._on_dropped: list[Callable[[], None]] = []
         self._declared_lsn = 0  # of the last LOST that was appended for what was dropped
-        self.room_bytes = wal.space.room_bytes()
         self.used_bytes = wal.space.used_bytes()
+        self.room_bytes = wal.space.room_bytes(self.used_bytes)
+        self._counted_s = time.monotonic()
         self.window_seqs = self._window()
         self.segments_dropped = 0
 
@@ -100,7 +103,10 @@ class Intake:
         # The reserve first: nothing is committed meanwhile that found no room before.
         space = self._wal.space
         space.make_reserve()
-        self.used_bytes, self.room_bytes = space.used_bytes(), space.room_bytes()
+        now_s = time.monotonic()
+        if space.has_quota or now_s - self._counted_s >= COUNT_PERIOD_S:
+            self.used_bytes, self._counted_s = space.used_bytes(), now_s
+        self.room_bytes = space.room_bytes(self.used_bytes)
 
     def _window(self) -> int:
         if self._committer.full:

@@ -60,12 +60,17 @@ class Space:
                     used += self._disk.size(directory / name)
         return used
 
-    def room_bytes(self) -> int:
+    @property
+    def has_quota(self) -> bool:
+        """Whether there is a ceiling."""
+        return self._quota_bytes is not None
+
+    def room_bytes(self, used_bytes: int) -> int:
         """How much more may be written; negative beyond the ceiling or below the floor."""
         free, _ = self._disk.space(self._paths.state_dir)
         room = free - self._free_bytes_min - (RESERVE_BYTES - self.reserve_bytes)
         if self._quota_bytes is not None:
-            room = min(room, self._quota_bytes - self.used_bytes())
+            room = min(room, self._quota_bytes - used_bytes)
         return room
 
     def make_reserve(self) -> None:
