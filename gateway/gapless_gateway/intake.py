@@ -20,7 +20,7 @@ from typing import Literal
 
 from gapless_gateway.committer import Committer
 from gapless_gateway.wal.entries import REASON_QUOTA, Lost
-from gapless_gateway.wal.errors import WalError, WalFull
+from gapless_gateway.wal.errors import WalError
 from gapless_gateway.wal.log import Log
 
 # How many seqs beyond the durable one a board may send unasked. Bounds what lies in memory.
@@ -154,15 +154,18 @@ class Intake:
         # reserved beyond its beginning meanwhile, something may have.
         barrier_lsn = wal.barrier_lsn
         wal.barrier_lsn = first_lsn if barrier_lsn is None else min(barrier_lsn, first_lsn)
+        if wal.cursor.send_mark_lsn >= first_lsn:
+            wal.barrier_lsn = barrier_lsn
+            return False
         try:
-            if wal.cursor.send_mark_lsn >= first_lsn:
-                raise WalFull("it is about to be sent")
             ranges = await asyncio.to_thread(wal.drop, first_lsn)
         except (WalError, OSError) as error:
             log.error("the oldest segment cannot be dropped", extra={"reason": str(error)})
             wal.barrier_lsn = barrier_lsn
             return False
         records = self._declare(ranges)
+        if not ranges:
+            return True  # there were no records in it; the next one may have some
         self.segments_dropped += 1
         log.warning(
             "the disk is full: the oldest records that were never sent are declared lost",

@@ -168,6 +168,8 @@ class SegmentRepair:
         scan = SegmentScan(self._disk, self._paths.segment(where.first_lsn))
         try:
             reading = without_records(scan)
+            if not reading.gaps:  # dropped before this start
+                return Repaired(scan.path)
             content, gone = rewritten(scan, reading, cause=GONE_QUOTA)
             SegmentWriter.create(self._disk, self._paths.segments, content, where.first_lsn).close()
             return Repaired(scan.path, gone)
