@@ -28,8 +28,8 @@ class CommitLog(Protocol):
     def next_lsn(self) -> int:
         """The LSN that the next append gets."""
 
-    def append(self, entry: Entry) -> int:
-        """Take an entry into memory; returns its LSN."""
+    def append_many(self, entries: Sequence[Entry]) -> int:
+        """Take entries into memory; returns the LSN of the last."""
 
     def commit(self) -> int:
         """Write and sync everything appended so far; blocks; returns the durable LSN."""
@@ -65,10 +65,14 @@ class Committer:
 
         After a failure the entry is dropped and 0 is returned: nothing promised it to anyone.
         """
+        return self.append_many((entry,))
+
+    def append_many(self, entries: Sequence[Entry]) -> int:
+        """Append entries, in order, as `append` does each; returns the LSN of the last, or 0."""
         if self.failed is not None:
-            self.dropped += 1
+            self.dropped += len(entries)
             return 0
-        lsn = self._wal.append(entry)
+        lsn = self._wal.append_many(entries)
         self._wake.set()
         return lsn
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import cbor2
 
 from gapless_gateway.account.account import Account
-from gapless_gateway.account.dating import Dated, Dating, uptime_ms
+from gapless_gateway.account.dating import TICKS_PERIOD_MS, Dated, Dating, uptime_ms
 from gapless_gateway.account.kernel_clock import kernel_clock_synchronised
 from gapless_gateway.committer import Committer
 from gapless_gateway.metrics import Metrics
@@ -126,13 +126,15 @@ class Ingest:
 
         self.committer.when_durable(check)
 
-    def date(self, stream: bytes, data: bytes, rx_ms: int) -> Dated:
-        """Date a record, once, as it is appended."""
-        moment = _moment_of(data)
-        if moment is None:
-            return Dated(TIME_UNKNOWN, rx_ms, T_SOURCE_NONE)
-        boot, at_ms = moment
-        return self.dating.date(stream, boot, at_ms, rx_ms)
+    def date_all(self, stream: bytes, records: Iterable[bytes], rx_ms: int) -> list[Dated]:
+        """Date records, once, as they are appended."""
+        dated: list[Dated] = []
+        for boot, uptimes_ms in moments_of(records):
+            if boot is None:
+                dated += [Dated(TIME_UNKNOWN, rx_ms, T_SOURCE_NONE)] * len(uptimes_ms)
+            else:
+                dated += self.dating.date_all(stream, boot, uptimes_ms, rx_ms)
+        return dated
 
     def observe_clock(self, stream: bytes, boot: int, sample: ClockSample) -> None:
         """Take a pair of the board's uptime and our time in; log it where it tells something."""
@@ -147,6 +149,37 @@ class Ingest:
         )
         if self.dating.add(pair):
             self.committer.append(pair)
+
+
+def moments_of(records: Iterable[bytes]) -> list[tuple[int | None, list[int]]]:
+    """Return when records were made, in runs of one boot: (boot, uptimes in ms).
+
+    The boot is None for bytes that are no record; there is a number in their place too.
+
+    Nearly all records of a run begin with the same bytes, up to the ticks, which alone are read
+    then: all of a record's CBOR is read once a run. So a record whose body is no sound CBOR may
+    have a time.
+    """
+    runs: list[tuple[int | None, list[int]]] = []
+    uptimes_ms: list[int] = []
+    boot: int | None = None
+    wraps_ms, same, end = 0, b"", -1
+    for data in records:
+        if len(data) > end > 0 and data.startswith(same):
+            uptimes_ms.append(wraps_ms + int.from_bytes(data[end - 4 : end], "big"))
+            continue
+        moment = _moment_of(data)
+        now_boot = moment[0] if moment is not None else None
+        if not runs or now_boot != boot:
+            uptimes_ms = []
+            runs.append((now_boot, uptimes_ms))
+        boot = now_boot
+        uptimes_ms.append(moment[1] if moment is not None else 0)
+        wraps_ms = uptimes_ms[-1] // TICKS_PERIOD_MS * TICKS_PERIOD_MS
+        same = b"\x85" + cbor2.dumps(boot) + cbor2.dumps(wraps_ms // TICKS_PERIOD_MS) + b"\x1a"
+        # Ticks of another length are of the first minute of a boot.
+        end = len(same) + 4 if moment is not None and data.startswith(same) else -1
+    return runs
 
 
 def _moment_of(data: bytes) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from gapless_gateway.account.dating import uptime_ms
@@ -23,7 +24,7 @@ from gapless_gateway.wal.entries import (
 if TYPE_CHECKING:
     from gapless_gateway.account.stream_account import StreamAccount
     from gapless_gateway.ingest import Ingest
-    from gapless_link.receiver import ClockSample, LostReceived, RecordReceived, RecordRepeated
+    from gapless_link.receiver import ClockSample, LostReceived, RecordRepeated, RecordsReceived
 
 log = logging.getLogger("gapless.session")
 
@@ -68,25 +69,23 @@ class LinkedStream:
         self._acked = known.durable
         return self._acked
 
-    def take_record(self, event: RecordReceived, rx_ms: int) -> None:
-        """Date a record and append it."""
-        dated = self._ingest.date(self.stream, event.data, rx_ms)
-        self._ingest.committer.append(
-            Record(
-                self.stream,
-                event.seq,
-                rx_ms,
-                dated.t_lo_ms,
-                dated.t_hi_ms,
-                dated.t_source,
-                self._ingest.outage_id(),
-                event.data,
-            )
+    def take_records(self, event: RecordsReceived, rx_ms: int) -> None:
+        """Date the records of a frame and append them."""
+        stream, outage, records = self.stream, self._ingest.outage_id(), event.records
+        dated = self._ingest.date_all(stream, records, rx_ms)
+        self._ingest.committer.append_many(
+            [
+                Record(stream, seq, rx_ms, t_lo_ms, t_hi_ms, t_source, outage, data)
+                for seq, (t_lo_ms, t_hi_ms, t_source), data in zip(
+                    count(event.first), dated, records, strict=False
+                )
+            ]
         )
-        self.rate.add(1, rx_ms)
-        self._counters.records.inc()
-        if dated.t_source == T_SOURCE_NONE:
-            self._counters.undated.inc()
+        self.rate.add(len(records), rx_ms)
+        self._counters.records.inc(len(records))
+        undated = sum(t_source == T_SOURCE_NONE for _, _, t_source in dated)
+        if undated:
+            self._counters.undated.inc(undated)
 
     def take_lost(self, event: LostReceived, rx_ms: int) -> None:
         """Append a range that the board, or the settling, declares lost."""

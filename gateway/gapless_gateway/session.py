@@ -31,8 +31,8 @@ from gapless_link.receiver import (
     HelloReceived,
     LostReceived,
     Receiver,
-    RecordReceived,
     RecordRepeated,
+    RecordsReceived,
     Started,
 )
 
@@ -82,7 +82,7 @@ class PortSession:
         self._handlers: dict[type, Callable[[Any], None]] = {
             HelloReceived: self._on_hello,
             Started: self._on_started,
-            RecordReceived: self._on_record,
+            RecordsReceived: self._on_records,
             LostReceived: self._on_lost,
             RecordRepeated: self._on_repeat,
             ClockSample: self._on_clock,
@@ -287,8 +287,8 @@ class PortSession:
 
     # -- the session
 
-    def _on_record(self, event: RecordReceived) -> None:
-        self._running().take_record(event, self._rx_ms)
+    def _on_records(self, event: RecordsReceived) -> None:
+        self._running().take_records(event, self._rx_ms)
 
     def _on_lost(self, event: LostReceived) -> None:
         self._running().take_lost(event, self._rx_ms)

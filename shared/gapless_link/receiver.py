@@ -21,14 +21,9 @@ its counter, or for UNANSWERED_MS; an ACK for which there is no room waits, and 
 """
 
 from gapless_link.errors import FrameFault, LocalError
-from gapless_link.frame import (
-    FLAG_KEYED,
-    FLAG_TOWARDS_BOARD,
-    HEADER_BYTES,
-    FrameEncoder,
-    Framer,
-)
+from gapless_link.frame import FLAG_KEYED, FLAG_TOWARDS_BOARD, HEADER_BYTES, FrameEncoder
 from gapless_link.gateway_cbor import ValueReader
+from gapless_link.gateway_framer import GatewayFramer
 from gapless_link.gateway_messages import (
     COUNTER_MAX,
     FRAME_BYTES_MIN,
@@ -61,8 +56,8 @@ from gapless_link.messages import (
 )
 from gapless_link.reorder import (  # noqa: F401 (the events belong to the receiver's interface)
     LostReceived,
-    RecordReceived,
     RecordRepeated,
+    RecordsReceived,
     ReorderBuffer,
 )
 
@@ -196,7 +191,7 @@ class Receiver:
         self.counters = {}
         self._random_bytes = random_bytes
         self._silence_ms = silence_ms
-        self._framer = Framer(FRAME_BYTES_MAX, 0)
+        self._framer = GatewayFramer(FRAME_BYTES_MAX, 0)
         self._encoder = FrameEncoder(FRAME_BYTES_MIN, FLAG_TOWARDS_BOARD)
         self._reader = ValueReader()
         self._events = []
@@ -331,6 +326,9 @@ class Receiver:
 
     def _take_records(self, seq, records):
         reorder = self._reorder
+        last = seq + len(records) - 1
+        if last <= self._credit_max and reorder.add_next(seq, records, self._events):
+            return
         dropped = reorder.dropped
         for data in records:
             self._check_credit(seq)
@@ -536,7 +534,7 @@ def _check_start(link, reader):
 def _read_records(reader, first, count):
     if not first or first + count - 1 > SEQ_MAX:
         raise FrameFault("schema", "seq")
-    records = [reader.bytes(1, RECORD_BYTES_MAX) for _ in range(count)]
+    records = reader.byte_strings(count, 1, RECORD_BYTES_MAX)
     reader.finish()
     return records
 

@@ -19,6 +19,7 @@ from gapless_link.frame import (
     encode_in_place,
 )
 from gapless_link.gateway_cbor import ValueReader
+from gapless_link.gateway_framer import decode
 from gapless_link.gateway_messages import record_head
 from gapless_link.receiver import Receiver
 from gapless_link.sender import Identity, Sender
@@ -149,8 +150,30 @@ def test_any_body_survives_cobs(raw: bytes) -> None:
     buffer[1 : 1 + len(raw)] = raw
     end = encode_in_place(buffer, 1 + len(raw))
     assert buffer.count(0) - buffer[end:].count(0) == 1 and buffer[end - 1] == 0
+    assert decode(bytes(buffer[: end - 1])) == raw
     decoded_bytes = decode_in_place(buffer, end - 1)
     assert buffer[:decoded_bytes] == raw
+
+
+string_heads = st.sampled_from([b"\x40", b"\x41", b"\x57", b"\x58\x17", b"\x58\x18", b"\x59\0\x18"])
+
+
+@FEW
+@given(st.lists(string_heads | st.binary(max_size=30).map(cbor2.dumps), max_size=5), st.binary())
+def test_byte_strings_are_read_at_once_as_one_by_one(items: list[bytes], tail: bytes) -> None:
+    data = b"".join(items) + tail
+    outcomes = []
+    for at_once in (True, False):
+        reader = ValueReader().load(data, 0, len(data))
+        try:
+            if at_once:
+                outcomes.append(reader.byte_strings(4, 1, 100))
+            else:
+                outcomes.append([reader.bytes(1, 100) for _ in range(4)])
+            outcomes[-1].append(reader.at)
+        except FrameFault as fault:
+            outcomes.append([fault.code, fault.detail])
+    assert outcomes[0] == outcomes[1]
 
 
 @FEW

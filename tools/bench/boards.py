@@ -32,7 +32,8 @@ from gapless_link.sender import WELCOMED, Identity, Sender
 # What a board may have under way is 256 seqs and 16 frames.
 SHARE_RECORDS = 128
 STEP_MS = 5
-BEGAN_MS = 60_000  # of the boards' ticks and of the gateway's monotonic clock alike
+BEGAN_MS = 600_000  # of the boards' ticks and of the gateway's monotonic clock alike
+SAMPLED_MS = 100_000  # the ticks of the first record: the boards drain what they held
 UTC_MS = 1_700_000_000_000  # of the gateway, when its monotonic clock says 0
 WARM_UP_STEPS = 4
 
@@ -116,7 +117,7 @@ class _Recorder:
         """Send a share in this step; it is durable before the step after the next."""
         self._now_ms = BEGAN_MS + step * STEP_MS
         for seq in range(self._outbox.next_seq, self._outbox.next_seq + SHARE_RECORDS):
-            self._outbox.add(record_of(seq, self._now_ms - 1))
+            self._outbox.add(record_of(seq, SAMPLED_MS + seq))
         data = self._send()
         self.recording.shares.append(data)
         self._receive(data)

@@ -171,8 +171,7 @@ def _batches_of_entries(per_commit: int, commits: int) -> list[list[Record]]:
 
 
 def _store(log: Log, batch: list[Record]) -> None:
-    for entry in batch:
-        log.append(entry)
+    log.append_many(batch)
     log.commit()
     log.apply_committed()
 

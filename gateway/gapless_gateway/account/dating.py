@@ -16,8 +16,9 @@ contradict each other show it; then the older ones are forgotten, and `contradic
 
 from __future__ import annotations
 
+import math
 from bisect import insort
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from gapless_gateway.wal.entries import (
@@ -49,8 +50,19 @@ class Pair(NamedTuple):
         return self.utc_hi_ms - self.utc_lo_ms
 
 
-@dataclass(frozen=True, slots=True)
-class Dated:
+class Stretch(NamedTuple):
+    """Uptimes first_ms..last_ms, whose bounds are [uptime + lo_ms, uptime + hi_ms] in UTC."""
+
+    first_ms: float
+    last_ms: float
+    lo_ms: int
+    hi_ms: int
+
+
+NO_STRETCH = Stretch(1, 0, 0, 0)  # no moment lies in it
+
+
+class Dated(NamedTuple):
     """The three time fields of a Record entry, ready to be stored."""
 
     t_lo_ms: int
@@ -71,6 +83,7 @@ class ClockModel:
         self.pairs: list[Pair] = []  # by uptime
         self.synced = False  # what the kernel said when the pairs were taken
         self.contradictions = 0
+        self._stretch = NO_STRETCH  # the one found last; it holds while the pairs stay the same
 
     def add(self, uptime_ms: int, utc_lo_ms: int, utc_hi_ms: int, *, synced: bool = True) -> bool:
         """Take a pair in. True when it told something new, so that it is worth a log entry.
@@ -83,15 +96,16 @@ class ClockModel:
         pair = Pair(uptime_ms, utc_lo_ms, max(utc_lo_ms, utc_hi_ms))
         known = self.date(uptime_ms)
         if known is None or synced != self.synced:
-            self.pairs, self.synced = [pair], synced
+            self.pairs, self.synced, self._stretch = [pair], synced, NO_STRETCH
             return True
         lo, hi = max(known[0], pair.utc_lo_ms), min(known[1], pair.utc_hi_ms)
         if lo > hi:
             self.contradictions += 1
-            self.pairs = [pair]
+            self.pairs, self._stretch = [pair], NO_STRETCH
             return True
         if (known[1] - known[0]) - (hi - lo) < max(GAIN_MS_MIN, (hi - lo) // 4):
             return False
+        self._stretch = NO_STRETCH
         insort(self.pairs, pair)
         if len(self.pairs) > PAIRS_MAX:
             self._drop_one()
@@ -104,13 +118,49 @@ class ClockModel:
         bounds = [self._bound(pair, uptime_ms) for pair in self.pairs]
         return max(lo for lo, _ in bounds), min(hi for _, hi in bounds)
 
+    def stretch(self, uptime_ms: int) -> Stretch | None:
+        """Find the stretch that a moment of this boot lies in; None without a pair.
+
+        The bounds of all moments of a stretch follow by one addition: records come in runs, and
+        sixteen pairs for each of them would be dear.
+        """
+        first_ms, last_ms, _, _ = self._stretch
+        if not first_ms <= uptime_ms <= last_ms:
+            bound = self.date(uptime_ms)
+            if bound is None:
+                return None
+            sames = [self._same_drift(pair, uptime_ms) for pair in self.pairs]
+            self._stretch = Stretch(
+                max(first for first, _ in sames),
+                min(last for _, last in sames),
+                bound[0] - uptime_ms,
+                bound[1] - uptime_ms,
+            )
+        return self._stretch
+
     def _bound(self, pair: Pair, uptime_ms: int) -> tuple[int, int]:
         """What one pair says of another moment."""
         away = uptime_ms - pair.uptime_ms
-        ppm = self.drift_ppm_max
-        # A board that runs fast by ppm measures more than passed: hence 1e6 - ppm. Rounded up.
-        drift = -(-abs(away) * ppm // (1_000_000 - ppm))
+        drift = self._drift_ms(away)
         return pair.utc_lo_ms + away - drift, pair.utc_hi_ms + away + drift
+
+    def _drift_ms(self, away_ms: int) -> int:
+        """How far the two clocks may drift apart, rounded up."""
+        ppm = self.drift_ppm_max
+        # A board that runs fast by ppm measures more than passed: hence 1e6 - ppm.
+        return -(-abs(away_ms) * ppm // (1_000_000 - ppm))
+
+    def _same_drift(self, pair: Pair, uptime_ms: int) -> tuple[float, float]:
+        """First and last moment as far from the pair as this one, in whole ms of drift."""
+        away = uptime_ms - pair.uptime_ms
+        drift, ppm = self._drift_ms(away), self.drift_ppm_max
+        if not ppm:
+            return -math.inf, math.inf
+        nearest = (drift - 1) * (1_000_000 - ppm) // ppm + 1 if drift else 0
+        farthest = drift * (1_000_000 - ppm) // ppm
+        if away < 0:
+            return pair.uptime_ms - farthest, pair.uptime_ms - nearest
+        return pair.uptime_ms + nearest, pair.uptime_ms + farthest
 
     def _drop_one(self) -> None:
         """Forget the pair that is missed least: never the first, the last or the tightest."""
@@ -149,6 +199,23 @@ class Dating:
             return Dated(TIME_UNKNOWN, hi, T_SOURCE_NONE)
         synced = self._boots[stream][boot].synced
         return Dated(lo, hi, T_SOURCE_LINK if synced else T_SOURCE_UNSYNCED)
+
+    def date_all(
+        self, stream: bytes, boot: int, uptimes_ms: Iterable[int], rx_ms: int
+    ) -> list[Dated]:
+        """Date records of one boot that were received together: as `date` of each, in order."""
+        model = self.model(stream, boot)
+        if model is None or not model.pairs:
+            return [self.date(stream, boot, uptime_ms, rx_ms) for uptime_ms in uptimes_ms]
+        source = T_SOURCE_LINK if model.synced else T_SOURCE_UNSYNCED
+        first_ms, last_ms, lo_ms, hi_ms = NO_STRETCH
+        dated: list[Dated] = []
+        for uptime_ms in uptimes_ms:
+            if not first_ms <= uptime_ms <= last_ms:
+                first_ms, last_ms, lo_ms, hi_ms = model.stretch(uptime_ms) or NO_STRETCH
+            lo, hi = uptime_ms + lo_ms, uptime_ms + hi_ms
+            dated.append(Dated(lo, rx_ms if lo <= rx_ms < hi else hi, source))
+        return dated
 
     def bounds(
         self, stream: bytes, boot: int, uptime_ms: int, rx_ms: int

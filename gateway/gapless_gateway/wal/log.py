@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cbor2
@@ -29,7 +29,7 @@ from gapless_gateway.wal.errors import WalDamaged, WalFailed, WalNotWritable
 from gapless_gateway.wal.format import (
     SegmentHeader,
     crc_seed,
-    encode_entry,
+    encode_entries,
     encode_segment_header,
     segment_name,
 )
@@ -132,14 +132,18 @@ class Log:
 
     def append(self, entry: Entry) -> int:
         """Take an entry into memory; returns its LSN. Raises WalFailed after a failure."""
+        return self.append_many((entry,))
+
+    def append_many(self, entries: Sequence[Entry]) -> int:
+        """Take entries into memory, all or none; returns the LSN of the last. Raises WalFailed."""
         with self._lock:
             if self._failed is not None:
                 raise WalFailed(self._failed)
             lsn = self._next_lsn
-            self._pending.append(encode_entry(lsn, self._batch_first_lsn, entry, self._seed))
-            self._pending_entries.append((lsn, entry))
-            self._next_lsn = lsn + 1
-        return lsn
+            self._pending += encode_entries(lsn, self._batch_first_lsn, entries, self._seed)
+            self._pending_entries += enumerate(entries, lsn)
+            self._next_lsn = lsn + len(entries)
+        return self._next_lsn - 1
 
     def commit(self) -> int:
         """Make everything appended so far durable; blocks. Returns the durable LSN.
@@ -178,8 +182,7 @@ class Log:
             end = self._committed_end
         if not entries:
             return entries
-        for lsn, entry in entries:
-            self.account.apply(lsn, entry)
+        self.account.apply_all(entries)
         self._readable_lsn, self._readable_end = entries[-1][0], end
         if self._is_full(end[1]):
             self._next_snapshot = (self._readable_lsn + 1, cbor2.dumps(self.account.snapshot()))

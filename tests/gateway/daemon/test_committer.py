@@ -23,9 +23,10 @@ class StepLog:
         self._applied = 0
         self._gate = threading.Semaphore(0)
 
-    def append(self, entry):
-        self._pending.append(self.next_lsn)
-        self.next_lsn += 1
+    def append_many(self, entries):
+        for _ in entries:
+            self._pending.append(self.next_lsn)
+            self.next_lsn += 1
         return self.next_lsn - 1
 
     def commit(self):
