@@ -3,6 +3,11 @@
 One writer, one batch in flight: one write, one fdatasync in a worker thread, then, back on the
 event loop, the account takes the batch in and everyone who waits for durability is called. There
 is no Future per record; a record costs an append, and a commit costs one wake-up.
+
+The disk does not wait for the event loop: behind each commit another one is queued in the worker
+thread, which takes what has come in by then. So a batch is folded and acknowledged while the next
+one is being synced. Only a full segment makes the worker wait, since its end is a snapshot of the
+account.
 """
 
 from __future__ import annotations
@@ -31,6 +36,10 @@ class CommitLog(Protocol):
     def append_many(self, entries: Sequence[Entry]) -> int:
         """Take entries into memory; returns the LSN of the last."""
 
+    @property
+    def must_apply_first(self) -> bool:
+        """Whether the next commit has to wait for `apply_committed`."""
+
     def commit(self) -> int:
         """Write and sync everything appended so far; blocks; returns the durable LSN."""
 
@@ -50,6 +59,9 @@ class Committer:
         self._wal = wal
         self._linger_s = linger_ms / 1000
         self.applied_lsn = wal.next_lsn - 1  # durable, and in the account
+        self._durable_lsn = self.applied_lsn  # this and the next are the worker thread's
+        self._gave_up = False
+        self._queued: asyncio.Future[bool] | None = None  # the commit behind the one in flight
         self._wake = asyncio.Event()
         self._finishing = False
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()  # (lsn, callback) by lsn
@@ -126,10 +138,14 @@ class Committer:
         return self._wal.next_lsn - 1 > self.applied_lsn
 
     async def _commit_batch(self) -> None:
+        current = self._queued or self._queue_commit()
+        self._queued = self._queue_commit()
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._wal.commit)
+            committed = await current
         except Exception as error:
             self._fail(error)
+            return
+        if not committed:
             return
         # Durable before ack: from here on, and not before, the entries of this batch may be
         # acknowledged to boards (PortSession.on_durable) and handed to the publisher.
@@ -141,6 +157,21 @@ class Committer:
             on_durable(batch)
         while self._waiting and self._waiting[0][0] <= self.applied_lsn:
             self._waiting.popleft()[1]()
+
+    def _queue_commit(self) -> asyncio.Future[bool]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._commit_next)
+
+    def _commit_next(self) -> bool:
+        """On the worker thread: commit what has come in; returns whether there was something."""
+        nothing_new = self._wal.next_lsn - 1 <= self._durable_lsn
+        if nothing_new or self._gave_up or self._wal.must_apply_first:
+            return False
+        try:
+            self._durable_lsn = self._wal.commit()
+        except BaseException:
+            self._gave_up = True  # the commit behind this one is queued already
+            raise
+        return True
 
     def _fail(self, error: Exception) -> None:
         self.failed = str(error) or type(error).__name__

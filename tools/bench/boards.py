@@ -5,8 +5,9 @@ receiver that answers as the gateway will; a board has a processor of its own, s
 not be in a figure of the gateway.
 
 Time is counted in steps. In each step one half of the boards (the even or the odd steps' half)
-sends a share of records, while the share of the other half is being synced. So a batch of the log
-is what one half sends, if the gateway has read it by the time the sync before it is done.
+sends a share of records: when its last share is acknowledged, and the share of the other half is on
+its way to the disk. So a batch of the log is what one half sends, and is read while the one before
+it is being synced.
 """
 
 from __future__ import annotations
@@ -219,6 +220,8 @@ class Gateway:
         self._answers = [bytearray() for _ in recordings]
         self._steps = sum(len(one.shares) for one in recordings) // (len(recordings) // 2)
         self._step = 0  # the next to be sent
+        self._due = 0  # how many may be sent, as far as their boards know
+        self._written = True  # the step that was sent last
         self._durable = 0  # records
         self._taken = asyncio.Event()
         self._watch: list[tuple[float, int, int, int]] = []  # seconds, records, commits, writes
@@ -230,9 +233,10 @@ class Gateway:
             await self._link()
             self._committer.call_on_durable(self._on_durable)
             gc.collect()
-            self._send_step()
-            await asyncio.sleep(0.001)  # the first half is being synced
-            self._send_step()
+            loop = asyncio.get_running_loop()
+            self._disk.on_write = lambda: loop.call_soon_threadsafe(self._on_written)
+            self._due = 2
+            self._send_if_due()
             await self._taken.wait()
         finally:
             self._committer.finish()
@@ -266,8 +270,16 @@ class Gateway:
         for session in self._sessions:
             session.on_durable()
 
-    def _send_step(self) -> None:
-        """Let the boards of this step send: each of them is a turn of the event loop."""
+    def _on_written(self) -> None:
+        self._written = True
+        self._send_if_due()
+
+    def _send_if_due(self) -> None:
+        """Let the boards of the next step send, each by a call of the event loop."""
+        if not self._due or not self._written or self._step == self._steps:
+            return
+        self._due -= 1
+        self._written = False
         half = len(self._recordings) // 2
         first = half * (self._step % 2)
         loop = asyncio.get_running_loop()
@@ -289,8 +301,8 @@ class Gateway:
         commits, writes = self._committer.commits, len(self._disk.written)
         while len(self._watch) < self._durable // per_step:
             self._watch.append((now_s, self._durable, commits, writes))
-            if self._step < self._steps:
-                self._send_step()
+            self._due += 1
+        self._send_if_due()
         if len(self._watch) == self._steps:
             self._taken.set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from gapless_gateway.wal.disk import OsDisk, OsFile
@@ -34,6 +35,7 @@ class BenchFile(OsFile):
         """Write, and note what was written."""
         super().write(data)
         self._disk.written.append(data)
+        self._disk.on_write()
 
     def fdatasync(self) -> None:
         """Sync, at the pace of the disk or not at all."""
@@ -47,8 +49,13 @@ class BenchDisk(OsDisk):
     def __init__(self, floor_s: float | None) -> None:
         self.floor_s = floor_s
         self.written: list[bytes] = []  # what the files were given, in order
+        self.on_write: Callable[[], None] = _nothing  # called by whichever thread has written
 
     def create(self, path: Path) -> BenchFile:
         """Make a file of our kind."""
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         return BenchFile(os.open(path, flags, 0o640), self)
+
+
+def _nothing() -> None:
+    pass

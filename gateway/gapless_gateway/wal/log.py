@@ -126,6 +126,16 @@ class Log:
         return self._first_lsns[0]
 
     @property
+    def must_apply_first(self) -> bool:
+        """Whether a commit now would prevent the rotation that is due.
+
+        A segment ends with a batch that was folded into the account, whose snapshot the next one
+        begins with.
+        """
+        with self._lock:
+            return bool(self._committed) and self._is_full(self._committed_end[1])
+
+    @property
     def failed(self) -> str | None:
         """Why nothing can be committed any more, or None."""
         return self._failed
