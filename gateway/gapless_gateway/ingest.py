@@ -9,11 +9,25 @@ from typing import TYPE_CHECKING
 import cbor2
 
 from gapless_gateway.account.account import Account
-from gapless_gateway.account.dating import TICKS_PERIOD_MS, Dated, Dating, uptime_ms
+from gapless_gateway.account.dating import (
+    NO_STRETCH,
+    TICKS_PERIOD_MS,
+    ClockModel,
+    Dated,
+    Dating,
+    uptime_ms,
+)
 from gapless_gateway.account.kernel_clock import kernel_clock_synchronised
 from gapless_gateway.committer import Committer
 from gapless_gateway.metrics import Metrics
-from gapless_gateway.wal.entries import T_SOURCE_NONE, TIME_UNKNOWN, Session, TimePair
+from gapless_gateway.wal.entries import (
+    T_SOURCE_LINK,
+    T_SOURCE_NONE,
+    T_SOURCE_UNSYNCED,
+    TIME_UNKNOWN,
+    Session,
+    TimePair,
+)
 
 if TYPE_CHECKING:
     from gapless_gateway.account.stream_account import StreamAccount
@@ -126,16 +140,6 @@ class Ingest:
 
         self.committer.when_durable(check)
 
-    def date_all(self, stream: bytes, records: Iterable[bytes], rx_ms: int) -> list[Dated]:
-        """Date records, once, as they are appended."""
-        dated: list[Dated] = []
-        for boot, uptimes_ms in moments_of(records):
-            if boot is None:
-                dated += [Dated(TIME_UNKNOWN, rx_ms, T_SOURCE_NONE)] * len(uptimes_ms)
-            else:
-                dated += self.dating.date_all(stream, boot, uptimes_ms, rx_ms)
-        return dated
-
     def observe_clock(self, stream: bytes, boot: int, sample: ClockSample) -> None:
         """Take a pair of the board's uptime and our time in; log it where it tells something."""
         utc_offset_ms = self.clock.utc_ms() - self.clock.monotonic_ms()
@@ -151,35 +155,61 @@ class Ingest:
             self.committer.append(pair)
 
 
-def moments_of(records: Iterable[bytes]) -> list[tuple[int | None, list[int]]]:
-    """Return when records were made, in runs of one boot: (boot, uptimes in ms).
+class RecordDating:
+    """Dates the records of one stream, once, as they are appended.
 
-    The boot is None for bytes that are no record; there is a number in their place too.
-
-    Nearly all records of a run begin with the same bytes, up to the ticks, which alone are read
-    then: all of a record's CBOR is read once a run. So a record whose body is no sound CBOR may
-    have a time.
+    Nearly all of them begin with the same bytes, up to the ticks, which alone are read then. All
+    of a record's CBOR is read only where that changes: at another boot, or when the ticks wrap. So
+    a record whose body is no sound CBOR may have a time.
     """
-    runs: list[tuple[int | None, list[int]]] = []
-    uptimes_ms: list[int] = []
-    boot: int | None = None
-    wraps_ms, same, end = 0, b"", -1
-    for data in records:
-        if len(data) > end > 0 and data.startswith(same):
-            uptimes_ms.append(wraps_ms + int.from_bytes(data[end - 4 : end], "big"))
-            continue
+
+    def __init__(self, dating: Dating, stream: bytes) -> None:
+        self._dating = dating
+        self._stream = stream
+        self._boot = 0
+        self._wraps_ms = 0
+        self._begin = b""  # of a record of this boot, up to its four bytes of ticks
+        self._end = 0  # of the ticks; 0: not known yet
+
+    def date_all(self, records: Iterable[bytes], rx_ms: int) -> list[tuple[int, int, int]]:
+        """Date records that were received together; the three fields of `Dated` for each."""
+        dated: list[tuple[int, int, int]] = []
+        model, source = self._model()
+        first_ms, last_ms, lo_ms, hi_ms = NO_STRETCH
+        begin, end, wraps_ms = self._begin, self._end, self._wraps_ms
+        for data in records:
+            if model is None or len(data) <= end or not data.startswith(begin):
+                dated.append(self._date_other(data, rx_ms))
+                model, source = self._model()
+                first_ms, last_ms, lo_ms, hi_ms = NO_STRETCH
+                begin, end, wraps_ms = self._begin, self._end, self._wraps_ms
+                continue
+            uptime = wraps_ms + int.from_bytes(data[end - 4 : end], "big")
+            if not first_ms <= uptime <= last_ms:
+                first_ms, last_ms, lo_ms, hi_ms = model.stretch(uptime)
+            lo, hi = uptime + lo_ms, uptime + hi_ms
+            dated.append((lo, rx_ms if lo <= rx_ms < hi else hi, source))
+        return dated
+
+    def _model(self) -> tuple[ClockModel | None, int]:
+        """What dates records that begin as the last ones did, and as what; None: nothing does."""
+        model = self._dating.model(self._stream, self._boot) if self._end else None
+        if model is None or not model.pairs:
+            return None, T_SOURCE_NONE
+        return model, T_SOURCE_LINK if model.synced else T_SOURCE_UNSYNCED
+
+    def _date_other(self, data: bytes, rx_ms: int) -> Dated:
+        """Date a record that begins otherwise, and note how it begins."""
         moment = _moment_of(data)
-        now_boot = moment[0] if moment is not None else None
-        if not runs or now_boot != boot:
-            uptimes_ms = []
-            runs.append((now_boot, uptimes_ms))
-        boot = now_boot
-        uptimes_ms.append(moment[1] if moment is not None else 0)
-        wraps_ms = uptimes_ms[-1] // TICKS_PERIOD_MS * TICKS_PERIOD_MS
-        same = b"\x85" + cbor2.dumps(boot) + cbor2.dumps(wraps_ms // TICKS_PERIOD_MS) + b"\x1a"
-        # Ticks of another length are of the first minute of a boot.
-        end = len(same) + 4 if moment is not None and data.startswith(same) else -1
-    return runs
+        if moment is None:
+            return Dated(TIME_UNKNOWN, rx_ms, T_SOURCE_NONE)
+        boot, at_ms = moment
+        wraps = at_ms // TICKS_PERIOD_MS
+        begin = b"\x85" + cbor2.dumps(boot) + cbor2.dumps(wraps) + b"\x1a"
+        if data.startswith(begin):  # else its ticks are shorter: the first minute of a boot
+            self._boot, self._wraps_ms = boot, wraps * TICKS_PERIOD_MS
+            self._begin, self._end = begin, len(begin) + 4
+        return self._dating.date(self._stream, boot, at_ms, rx_ms)
 
 
 def _moment_of(data: bytes) -> tuple[int, int] | None:

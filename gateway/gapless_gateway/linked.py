@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gapless_gateway.account.dating import uptime_ms
 from gapless_gateway.account.settling import ELSEWHERE, Settlement, settle, settle_closed
+from gapless_gateway.ingest import RecordDating
 from gapless_gateway.rates import RateMeter, SparseLog
 from gapless_gateway.wal.entries import (
     CONFLICT_BYTES_DIFFER,
@@ -39,6 +40,7 @@ class LinkedStream:
         self.rate = RateMeter()
         self._hello = hello
         self._ingest = ingest
+        self._dating = RecordDating(ingest.dating, stream)
         self._counters = ingest.metrics.device(self.device)
         self._sparse = SparseLog(log)
         self._acked = 0
@@ -72,7 +74,7 @@ class LinkedStream:
     def take_records(self, event: RecordsReceived, rx_ms: int) -> None:
         """Date the records of a frame and append them."""
         stream, outage, records = self.stream, self._ingest.outage_id(), event.records
-        dated = self._ingest.date_all(stream, records, rx_ms)
+        dated = self._dating.date_all(records, rx_ms)
         self._ingest.committer.append_many(
             [
                 Record(stream, seq, rx_ms, t_lo_ms, t_hi_ms, t_source, outage, data)

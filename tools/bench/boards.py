@@ -16,6 +16,7 @@ import asyncio
 import gc
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from bench.disks import BenchDisk
@@ -234,7 +235,7 @@ class Gateway:
             self._committer.call_on_durable(self._on_durable)
             gc.collect()
             loop = asyncio.get_running_loop()
-            self._disk.on_write = lambda: loop.call_soon_threadsafe(self._on_written)
+            self._disk.on_write = partial(loop.call_soon_threadsafe, self._on_written)
             self._due = 2
             self._send_if_due()
             await self._taken.wait()

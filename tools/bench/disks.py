@@ -49,7 +49,7 @@ class BenchDisk(OsDisk):
     def __init__(self, floor_s: float | None) -> None:
         self.floor_s = floor_s
         self.written: list[bytes] = []  # what the files were given, in order
-        self.on_write: Callable[[], None] = _nothing  # called by whichever thread has written
+        self.on_write: Callable[[], object] = _nothing  # called by whichever thread has written
 
     def create(self, path: Path) -> BenchFile:
         """Make a file of our kind."""

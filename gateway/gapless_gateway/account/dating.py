@@ -115,49 +115,50 @@ class ClockModel:
         """The bound [lo, hi] in UTC ms of a moment of this boot; None without a pair."""
         if not self.pairs:
             return None
-        bounds = [self._bound(pair, uptime_ms) for pair in self.pairs]
-        return max(lo for lo, _ in bounds), min(hi for _, hi in bounds)
+        first_ms, last_ms, lo_ms, hi_ms = self._stretch
+        if not first_ms <= uptime_ms <= last_ms:
+            return self._bound(self.pairs, uptime_ms)
+        return uptime_ms + lo_ms, uptime_ms + hi_ms
 
-    def stretch(self, uptime_ms: int) -> Stretch | None:
-        """Find the stretch that a moment of this boot lies in; None without a pair.
+    def stretch(self, uptime_ms: int) -> Stretch:
+        """Find the stretch that a moment of this boot lies in. There must be a pair.
 
         The bounds of all moments of a stretch follow by one addition: records come in runs, and
         sixteen pairs for each of them would be dear.
         """
         first_ms, last_ms, _, _ = self._stretch
         if not first_ms <= uptime_ms <= last_ms:
-            bound = self.date(uptime_ms)
-            if bound is None:
-                return None
+            lo, hi = self._bound(self.pairs, uptime_ms)
             sames = [self._same_drift(pair, uptime_ms) for pair in self.pairs]
             self._stretch = Stretch(
                 max(first for first, _ in sames),
                 min(last for _, last in sames),
-                bound[0] - uptime_ms,
-                bound[1] - uptime_ms,
+                lo - uptime_ms,
+                hi - uptime_ms,
             )
         return self._stretch
 
-    def _bound(self, pair: Pair, uptime_ms: int) -> tuple[int, int]:
-        """What one pair says of another moment."""
-        away = uptime_ms - pair.uptime_ms
-        drift = self._drift_ms(away)
-        return pair.utc_lo_ms + away - drift, pair.utc_hi_ms + away + drift
-
-    def _drift_ms(self, away_ms: int) -> int:
-        """How far the two clocks may drift apart, rounded up."""
-        ppm = self.drift_ppm_max
-        # A board that runs fast by ppm measures more than passed: hence 1e6 - ppm.
-        return -(-abs(away_ms) * ppm // (1_000_000 - ppm))
+    def _bound(self, pairs: Iterable[Pair], uptime_ms: int) -> tuple[int, int]:
+        """What these pairs say of a moment: where the bounds of each overlap."""
+        ppm, parts = self.drift_ppm_max, 1_000_000 - self.drift_ppm_max
+        los, his = [], []
+        for at_ms, utc_lo_ms, utc_hi_ms in pairs:
+            away = uptime_ms - at_ms
+            # A board that runs fast by ppm measures more than passed: hence 1e6 - ppm. Rounded up.
+            drift = -(-abs(away) * ppm // parts)
+            los.append(utc_lo_ms + away - drift)
+            his.append(utc_hi_ms + away + drift)
+        return max(los), min(his)
 
     def _same_drift(self, pair: Pair, uptime_ms: int) -> tuple[float, float]:
-        """First and last moment as far from the pair as this one, in whole ms of drift."""
-        away = uptime_ms - pair.uptime_ms
-        drift, ppm = self._drift_ms(away), self.drift_ppm_max
+        """First and last moment for which the drift to this pair, in whole ms, is the same."""
+        away, ppm = uptime_ms - pair.uptime_ms, self.drift_ppm_max
         if not ppm:
             return -math.inf, math.inf
-        nearest = (drift - 1) * (1_000_000 - ppm) // ppm + 1 if drift else 0
-        farthest = drift * (1_000_000 - ppm) // ppm
+        parts = 1_000_000 - ppm
+        drift = -(-abs(away) * ppm // parts)
+        nearest = (drift - 1) * parts // ppm + 1 if drift else 0
+        farthest = drift * parts // ppm
         if away < 0:
             return pair.uptime_ms - farthest, pair.uptime_ms - nearest
         return pair.uptime_ms + nearest, pair.uptime_ms + farthest
@@ -170,9 +171,9 @@ class ClockModel:
 
     def _worth_ms(self, pair: Pair) -> int:
         """By how much the bound at this pair's own moment would widen without it."""
-        bounds = [self._bound(one, pair.uptime_ms) for one in self.pairs if one is not pair]
-        without = min(hi for _, hi in bounds) - max(lo for lo, _ in bounds)
-        return without - pair.width_ms
+        others = [one for one in self.pairs if one is not pair]
+        lo, hi = self._bound(others, pair.uptime_ms)
+        return hi - lo - pair.width_ms
 
 
 class Dating:
@@ -199,23 +200,6 @@ class Dating:
             return Dated(TIME_UNKNOWN, hi, T_SOURCE_NONE)
         synced = self._boots[stream][boot].synced
         return Dated(lo, hi, T_SOURCE_LINK if synced else T_SOURCE_UNSYNCED)
-
-    def date_all(
-        self, stream: bytes, boot: int, uptimes_ms: Iterable[int], rx_ms: int
-    ) -> list[Dated]:
-        """Date records of one boot that were received together: as `date` of each, in order."""
-        model = self.model(stream, boot)
-        if model is None or not model.pairs:
-            return [self.date(stream, boot, uptime_ms, rx_ms) for uptime_ms in uptimes_ms]
-        source = T_SOURCE_LINK if model.synced else T_SOURCE_UNSYNCED
-        first_ms, last_ms, lo_ms, hi_ms = NO_STRETCH
-        dated: list[Dated] = []
-        for uptime_ms in uptimes_ms:
-            if not first_ms <= uptime_ms <= last_ms:
-                first_ms, last_ms, lo_ms, hi_ms = model.stretch(uptime_ms) or NO_STRETCH
-            lo, hi = uptime_ms + lo_ms, uptime_ms + hi_ms
-            dated.append(Dated(lo, rx_ms if lo <= rx_ms < hi else hi, source))
-        return dated
 
     def bounds(
         self, stream: bytes, boot: int, uptime_ms: int, rx_ms: int
