@@ -143,16 +143,11 @@ class Ingest:
     def observe_clock(self, stream: bytes, boot: int, sample: ClockSample) -> None:
         """Take a pair of the board's uptime and our time in; log it where it tells something."""
         utc_offset_ms = self.clock.utc_ms() - self.clock.monotonic_ms()
-        pair = TimePair(
-            stream=stream,
-            boot=boot,
-            uptime_ms=uptime_ms(sample.wraps, sample.ticks_ms),
-            utc_lo_ms=sample.sent_ms + utc_offset_ms,
-            utc_hi_ms=sample.received_ms + utc_offset_ms,
-            synced=self.clock.synchronised(),
-        )
-        if self.dating.add(pair):
-            self.committer.append(pair)
+        at_ms = uptime_ms(sample.wraps, sample.ticks_ms)
+        lo_ms, hi_ms = sample.sent_ms + utc_offset_ms, sample.received_ms + utc_offset_ms
+        synced = self.clock.synchronised()
+        if self.dating.learn(stream, boot, at_ms, (lo_ms, hi_ms), synced=synced):
+            self.committer.append(TimePair(stream, boot, at_ms, lo_ms, hi_ms, synced))
 
 
 class RecordDating:

@@ -85,7 +85,7 @@ class LinkedStream:
         )
         self.rate.add(len(records), rx_ms)
         self._counters.records.inc(len(records))
-        undated = sum(t_source == T_SOURCE_NONE for _, _, t_source in dated)
+        undated = [t_source for _, _, t_source in dated].count(T_SOURCE_NONE)
         if undated:
             self._counters.undated.inc(undated)
 

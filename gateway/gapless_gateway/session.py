@@ -82,7 +82,6 @@ class PortSession:
         self._handlers: dict[type, Callable[[Any], None]] = {
             HelloReceived: self._on_hello,
             Started: self._on_started,
-            RecordsReceived: self._on_records,
             LostReceived: self._on_lost,
             RecordRepeated: self._on_repeat,
             ClockSample: self._on_clock,
@@ -171,8 +170,26 @@ class PortSession:
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
 
     def _handle_events(self) -> None:
+        """Handle what the receiver has to say; records that follow one another, all at once.
+
+        Samples of the board's clock stand between the frames of one read, and can be learnt from
+        first. Anything else has to find the records before it appended.
+        """
+        gathered: RecordsReceived | None = None
         while (event := self._receiver.next_event()) is not None:
-            self._handlers[type(event)](event)
+            kind = type(event)
+            if kind is RecordsReceived:
+                if gathered is None:
+                    gathered = event
+                else:
+                    gathered.records += event.records
+                continue
+            if gathered is not None and kind is not ClockSample:
+                self._on_records(gathered)
+                gathered = None
+            self._handlers[kind](event)
+        if gathered is not None:
+            self._on_records(gathered)
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -185,13 +185,20 @@ class Dating:
 
     def add(self, pair: TimePair) -> bool:
         """Take a pair in. True when it told something new, so that it is worth a log entry."""
-        boots = self._boots.setdefault(pair.stream, {})
-        model = boots.get(pair.boot)
+        bound = pair.utc_lo_ms, pair.utc_hi_ms
+        return self.learn(pair.stream, pair.boot, pair.uptime_ms, bound, synced=pair.synced)
+
+    def learn(
+        self, stream: bytes, boot: int, uptime_ms: int, utc_ms: tuple[int, int], *, synced: bool
+    ) -> bool:
+        """As `add`, of a pair that is no entry yet, and mostly will be none."""
+        boots = self._boots.setdefault(stream, {})
+        model = boots.get(boot)
         if model is None:
-            model = boots[pair.boot] = ClockModel(self.drift_ppm_max)
+            model = boots[boot] = ClockModel(self.drift_ppm_max)
             if len(boots) > BOOTS_MAX:
                 del boots[min(boots)]
-        return model.add(pair.uptime_ms, pair.utc_lo_ms, pair.utc_hi_ms, synced=pair.synced)
+        return model.add(uptime_ms, *utc_ms, synced=synced)
 
     def date(self, stream: bytes, boot: int, uptime_ms: int, rx_ms: int) -> Dated:
         """Date a record that was received at `rx_ms`: bounds in UTC ms, and their source."""
