@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 
 from gapless_gateway.committer import Committer
 from gapless_gateway.wal.entries import Stopped
 from gapless_gateway.wal.errors import WalFailed
+from gapless_gateway.wal.log import Log
 
 
 class StepLog:
@@ -133,3 +135,65 @@ async def test_finish_commits_what_is_left(log):
     log.let_one_through()
     await committer.run()
     assert log.batches == [[1, 2, 3, 4, 5]]
+
+
+async def test_the_next_batch_is_on_its_way_while_the_one_before_is_told(log, committer):
+    batches_begun = []
+    committer.call_on_durable(lambda _: batches_begun.append(len(log.batches)))
+    append(committer, 1)
+    await until(lambda: log.batches)
+    append(committer, 1)
+    committer.call_on_durable(lambda _: time.sleep(0.05))  # the loop is busy; the disk is not
+    log.let_one_through()
+    await until(lambda: len(log.batches) == 2)
+    log.let_one_through()
+    await until(lambda: len(batches_begun) == 2)
+    assert log.batches == [[1], [2]]
+
+
+async def test_a_full_segment_is_ended_by_a_batch_that_is_in_the_account(log, committer):
+    append(committer, 1)
+    await until(lambda: log.batches)
+    append(committer, 1)
+    log.must_apply_first = True
+    told = []
+    committer.call_on_durable(lambda _: told.append(len(log.batches)))
+
+    def rotate(_):
+        log.must_apply_first = False
+
+    committer.call_on_durable(rotate)
+    log.let_one_through()
+    log.let_one_through()
+    await until(lambda: len(told) == 2)
+    assert told == [1, 2], "the second batch began when the first was told"
+
+
+async def test_the_commit_behind_a_failed_one_does_not_begin(log, committer):
+    append(committer, 1)
+    await until(lambda: log.batches)
+    append(committer, 1)
+    log.fails = True
+    log.let_one_through()
+    await until(lambda: committer.failed)
+    await committer.flush()
+    assert log.batches == [[1]]
+
+
+async def test_segments_of_a_real_log_rotate_under_load(tmp_path):
+    wal = Log.open(tmp_path / "state", segment_bytes_max=4096)
+    committer = Committer(wal)
+    task = asyncio.create_task(committer.run())
+    for number in range(400):
+        committer.append_many([Stopped(number, 1)] * 5)
+        if number % 3 == 0:
+            await asyncio.sleep(0.001)
+    await committer.flush()
+    committer.finish()
+    await task
+    wal.close()
+    sizes = [one.stat().st_size for one in sorted((tmp_path / "state" / "wal").iterdir())]
+    assert len(sizes) > 5
+    again = Log.open(tmp_path / "state", segment_bytes_max=4096)
+    assert len(again.read(1, 10_000)) == 2000
+    again.close()
