@@ -25,6 +25,7 @@ from gapless_gateway.wal.entries import (
     T_SOURCE_NONE,
     T_SOURCE_UNSYNCED,
     TIME_UNKNOWN,
+    Record,
     Session,
     TimePair,
 )
@@ -150,8 +151,8 @@ class Ingest:
             self.committer.append(TimePair(stream, boot, at_ms, lo_ms, hi_ms, synced))
 
 
-class RecordDating:
-    """Dates the records of one stream, once, as they are appended.
+class RecordEntries:
+    """Makes the entries of one stream's records, each dated once, as it is appended.
 
     Nearly all of them begin with the same bytes, up to the ticks, which alone are read then. All
     of a record's CBOR is read only where that changes: at another boot, or when the ticks wrap. So
@@ -166,15 +167,17 @@ class RecordDating:
         self._begin = b""  # of a record of this boot, up to its four bytes of ticks
         self._end = 0  # of the ticks; 0: not known yet
 
-    def date_all(self, records: Iterable[bytes], rx_ms: int) -> list[tuple[int, int, int]]:
-        """Date records that were received together; the three fields of `Dated` for each."""
-        dated: list[tuple[int, int, int]] = []
+    def make(self, first: int, records: Iterable[bytes], rx_ms: int, outage: int) -> list[Record]:
+        """Return the entries of records, numbered from `first` on, that were received together."""
+        stream = self._stream
+        entries: list[Record] = []
         model, source = self._model()
         first_ms, last_ms, lo_ms, hi_ms = NO_STRETCH
         begin, end, wraps_ms = self._begin, self._end, self._wraps_ms
-        for data in records:
+        for seq, data in enumerate(records, first):
             if model is None or len(data) <= end or not data.startswith(begin):
-                dated.append(self._date_other(data, rx_ms))
+                lo, hi, t_source = self._date_other(data, rx_ms)
+                entries.append(Record(stream, seq, rx_ms, lo, hi, t_source, outage, data))
                 model, source = self._model()
                 first_ms, last_ms, lo_ms, hi_ms = NO_STRETCH
                 begin, end, wraps_ms = self._begin, self._end, self._wraps_ms
@@ -183,8 +186,10 @@ class RecordDating:
             if not first_ms <= uptime <= last_ms:
                 first_ms, last_ms, lo_ms, hi_ms = model.stretch(uptime)
             lo, hi = uptime + lo_ms, uptime + hi_ms
-            dated.append((lo, rx_ms if lo <= rx_ms < hi else hi, source))
-        return dated
+            if lo <= rx_ms < hi:
+                hi = rx_ms
+            entries.append(Record(stream, seq, rx_ms, lo, hi, source, outage, data))
+        return entries
 
     def _model(self) -> tuple[ClockModel | None, int]:
         """What dates records that begin as the last ones did, and as what; None: nothing does."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from gapless_gateway.account.dating import uptime_ms
 from gapless_gateway.account.settling import ELSEWHERE, Settlement, settle, settle_closed
-from gapless_gateway.ingest import RecordDating
+from gapless_gateway.ingest import RecordEntries
 from gapless_gateway.rates import RateMeter, SparseLog
 from gapless_gateway.wal.entries import (
     CONFLICT_BYTES_DIFFER,
@@ -17,7 +16,6 @@ from gapless_gateway.wal.entries import (
     Conflict,
     Elsewhere,
     Lost,
-    Record,
     Session,
     reason_word,
 )
@@ -40,7 +38,7 @@ class LinkedStream:
         self.rate = RateMeter()
         self._hello = hello
         self._ingest = ingest
-        self._dating = RecordDating(ingest.dating, stream)
+        self._entries = RecordEntries(ingest.dating, stream)
         self._counters = ingest.metrics.device(self.device)
         self._sparse = SparseLog(log)
         self._acked = 0
@@ -73,19 +71,12 @@ class LinkedStream:
 
     def take_records(self, event: RecordsReceived, rx_ms: int) -> None:
         """Date the records of a frame and append them."""
-        stream, outage, records = self.stream, self._ingest.outage_id(), event.records
-        dated = self._dating.date_all(records, rx_ms)
-        self._ingest.committer.append_many(
-            [
-                Record(stream, seq, rx_ms, t_lo_ms, t_hi_ms, t_source, outage, data)
-                for seq, (t_lo_ms, t_hi_ms, t_source), data in zip(
-                    count(event.first), dated, records, strict=False
-                )
-            ]
-        )
+        records = event.records
+        entries = self._entries.make(event.first, records, rx_ms, self._ingest.outage_id())
+        self._ingest.committer.append_many(entries)
         self.rate.add(len(records), rx_ms)
         self._counters.records.inc(len(records))
-        undated = [t_source for _, _, t_source in dated].count(T_SOURCE_NONE)
+        undated = [entry.t_source for entry in entries].count(T_SOURCE_NONE)
         if undated:
             self._counters.undated.inc(undated)
 

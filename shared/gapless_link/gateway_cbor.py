@@ -46,30 +46,6 @@ class ValueReader(Reader):
         """Read the head of an array; return its number of items."""
         return self.head(ARRAY)
 
-    def byte_strings(self, count, length_min, length_max):
-        """Read ``count`` byte strings whose lengths lie within the bounds."""
-        buffer = self.buffer
-        strings = []
-        for _ in range(count):
-            at = self.at
-            # Nearly all that a gateway reads is these, with a head of one byte or of two. What is
-            # longer, or not sound, is left to the reader, which knows what is wrong with it.
-            head = buffer[at] if at + 1 < self.end else 0
-            length = -1
-            if 0x40 <= head < 0x58:
-                length = head - 0x40
-                at += 1
-            elif head == 0x58 and buffer[at + 1] >= 24:
-                length = buffer[at + 1]
-                at += 2
-            end = at + length
-            if length_min <= length <= length_max and end <= self.end:
-                strings.append(bytes(buffer[at:end]))
-                self.at = end
-            else:
-                strings.append(self.bytes(length_min, length_max))
-        return strings
-
     def text(self, length_max):
         """Read a text string of at most ``length_max`` bytes of UTF-8."""
         return self._utf8(self.skip_string(TEXT, 0, length_max))

@@ -38,6 +38,7 @@ from gapless_link.gateway_messages import (
     read_clock,
     read_hello,
     read_lost,
+    read_records,
 )
 from gapless_link.messages import (
     ACK,
@@ -46,7 +47,6 @@ from gapless_link.messages import (
     LINK_VERSION,
     LOST,
     PING,
-    RECORD_BYTES_MAX,
     RECORDS,
     REJECT,
     SEQ_MAX,
@@ -310,7 +310,7 @@ class Receiver:
         if kind == RECORDS:
             # Read to its end before anything is taken: a frame counts as a whole.
             first = reader.uint()
-            records = _read_records(reader, first, reader.items - 3)
+            records = read_records(reader, first, reader.items - 3)
             self._take_clock(link, clock)
             self._take_records(first, records)
         elif kind == LOST:
@@ -529,14 +529,6 @@ def _check_start(link, reader):
     reader.finish()
     if nonce != link.nonce:
         raise FrameFault("nonce")
-
-
-def _read_records(reader, first, count):
-    if not first or first + count - 1 > SEQ_MAX:
-        raise FrameFault("schema", "seq")
-    records = reader.byte_strings(count, 1, RECORD_BYTES_MAX)
-    reader.finish()
-    return records
 
 
 def _next_state(table, state, event):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable
 
 import cbor2
 from hypothesis import HealthCheck, given, settings
@@ -20,7 +21,7 @@ from gapless_link.frame import (
 )
 from gapless_link.gateway_cbor import ValueReader
 from gapless_link.gateway_framer import decode
-from gapless_link.gateway_messages import record_head
+from gapless_link.gateway_messages import read_records, record_head
 from gapless_link.receiver import Receiver
 from gapless_link.sender import Identity, Sender
 from tests.link.handmade import (
@@ -155,25 +156,33 @@ def test_any_body_survives_cobs(raw: bytes) -> None:
     assert buffer[:decoded_bytes] == raw
 
 
-string_heads = st.sampled_from([b"\x40", b"\x41", b"\x57", b"\x58\x17", b"\x58\x18", b"\x59\0\x18"])
+string_heads = st.sampled_from(
+    [b"\x40", b"\x41", b"\x57", b"\x58\x17", b"\x58\x18", b"\x58\xff", b"\x59\0\x18", b"\x59\1\xb9"]
+)
+strings = st.binary(max_size=60).map(cbor2.dumps) | st.just(cbor2.dumps(bytes(441)))
 
 
 @FEW
-@given(st.lists(string_heads | st.binary(max_size=30).map(cbor2.dumps), max_size=5), st.binary())
-def test_byte_strings_are_read_at_once_as_one_by_one(items: list[bytes], tail: bytes) -> None:
+@given(st.lists(string_heads | strings, max_size=5), st.binary())
+def test_records_are_read_as_strings_one_by_one(items: list[bytes], tail: bytes) -> None:
     data = b"".join(items) + tail
-    outcomes = []
-    for at_once in (True, False):
-        reader = ValueReader().load(data, 0, len(data))
-        try:
-            if at_once:
-                outcomes.append(reader.byte_strings(4, 1, 100))
-            else:
-                outcomes.append([reader.bytes(1, 100) for _ in range(4)])
-            outcomes[-1].append(reader.at)
-        except FrameFault as fault:
-            outcomes.append([fault.code, fault.detail])
-    assert outcomes[0] == outcomes[1]
+    at_once, one_by_one = ValueReader(), ValueReader()
+    assert _outcome(
+        lambda: read_records(at_once.load(data, 0, len(data)), 1, len(items))
+    ) == _outcome(lambda: _read_strings(one_by_one.load(data, 0, len(data)), len(items)))
+
+
+def _read_strings(reader: ValueReader, count: int) -> list[bytes]:
+    strings = [reader.bytes(1, 440) for _ in range(count)]
+    reader.finish()
+    return strings
+
+
+def _outcome(read: Callable[[], list[bytes]]) -> list[bytes] | tuple[str, str]:
+    try:
+        return read()
+    except FrameFault as fault:
+        return fault.code, fault.detail
 
 
 @FEW
