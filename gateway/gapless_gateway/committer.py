@@ -14,12 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from gapless_gateway.wal.entries import Entry
+
+# How long the worker thread may have to wait for the interpreter's lock after a write or a sync,
+# while the event loop decodes: Python's own 5 ms are longer than most syncs.
+SWITCH_INTERVAL_S = 0.0002
 
 Batch = Sequence[tuple[int, Entry]]  # (lsn, entry), in order
 
@@ -120,6 +125,7 @@ class Committer:
 
     async def run(self) -> None:
         """Commit until `finish()` is called or a commit fails."""
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         try:
             while self.failed is None:
                 if self._pending():

@@ -53,6 +53,11 @@ REJECT_NAMES = {
 log = logging.getLogger("gapless.session")
 
 
+def _width_ms(sample: ClockSample) -> int:
+    width_ms: int = sample.received_ms - sample.sent_ms
+    return width_ms
+
+
 class _Starting:
     """A START that waits until the account is current."""
 
@@ -84,7 +89,6 @@ class PortSession:
             Started: self._on_started,
             LostReceived: self._on_lost,
             RecordRepeated: self._on_repeat,
-            ClockSample: self._on_clock,
             FrameFault: self._on_fault,
             Ended: self._on_ended,
         }
@@ -170,26 +174,34 @@ class PortSession:
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
 
     def _handle_events(self) -> None:
-        """Handle what the receiver has to say; records that follow one another, all at once.
+        """Handle what the receiver has to say; what the frames of one read say alike, at once.
 
-        Samples of the board's clock stand between the frames of one read, and can be learnt from
-        first. Anything else has to find the records before it appended.
+        Records follow one another, so they are taken together. Of the samples of the board's
+        clock, which every frame brings, the narrowest is learnt from: the others say the same of
+        the same moment, less exactly. Anything else has to find all that before it handled.
         """
-        gathered: RecordsReceived | None = None
-        while (event := self._receiver.next_event()) is not None:
+        records: RecordsReceived | None = None
+        sample: ClockSample | None = None
+        while True:
+            event = self._receiver.next_event()
             kind = type(event)
             if kind is RecordsReceived:
-                if gathered is None:
-                    gathered = event
+                if records is None:
+                    records = event
                 else:
-                    gathered.records += event.records
-                continue
-            if gathered is not None and kind is not ClockSample:
-                self._on_records(gathered)
-                gathered = None
-            self._handlers[kind](event)
-        if gathered is not None:
-            self._on_records(gathered)
+                    records.records += event.records
+            elif kind is ClockSample:
+                if sample is None or _width_ms(event) < _width_ms(sample):
+                    sample = event
+            else:
+                if sample is not None:
+                    self._on_clock(sample)
+                if records is not None:
+                    self._on_records(records)
+                if event is None:
+                    return
+                records = sample = None
+                self._handlers[kind](event)
 
     def _on_timer(self) -> None:
         self._timer = None

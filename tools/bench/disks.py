@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from gapless_gateway.wal.disk import OsDisk, OsFile
@@ -32,10 +31,9 @@ class BenchFile(OsFile):
         self._disk = disk
 
     def write(self, data: bytes) -> None:
-        """Write, and note what was written."""
-        super().write(data)
+        """Note what is written, as soon as it is on its way, and write it."""
         self._disk.written.append(data)
-        self._disk.on_write()
+        super().write(data)
 
     def fdatasync(self) -> None:
         """Sync, at the pace of the disk or not at all."""
@@ -49,13 +47,8 @@ class BenchDisk(OsDisk):
     def __init__(self, floor_s: float | None) -> None:
         self.floor_s = floor_s
         self.written: list[bytes] = []  # what the files were given, in order
-        self.on_write: Callable[[], object] = _nothing  # called by whichever thread has written
 
     def create(self, path: Path) -> BenchFile:
         """Make a file of our kind."""
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         return BenchFile(os.open(path, flags, 0o640), self)
-
-
-def _nothing() -> None:
-    pass
