@@ -4,10 +4,8 @@ The frames are those of the real sender. It runs once, before anything is timed,
 receiver that answers as the gateway will; a board has a processor of its own, so its work must
 not be in a figure of the gateway.
 
-Time is counted in steps. In each step one half of the boards (the even or the odd steps' half)
-sends a share of records, as soon as its last one is acknowledged. So a batch of the log is what one
-half sends, and is read while that of the other half is being synced. Should both halves be
-acknowledged together, one of them waits a little: the lines of real boards are not in step.
+A board sends a share of records, and the next one as soon as that is acknowledged. Half of all
+shares make up a commit on average: they are synced while the others are read.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,8 +35,6 @@ STEP_MS = 5
 BEGAN_MS = 600_000  # of the boards' ticks and of the gateway's monotonic clock alike
 SAMPLED_MS = 100_000  # the ticks of the first record: the boards drain what they held
 UTC_MS = 1_700_000_000_000  # of the gateway, when its monotonic clock says 0
-WARM_UP_STEPS = 4
-APART_S = 0.002
 
 
 def same_bytes(count: int) -> bytes:
@@ -161,7 +158,7 @@ class _Recorder:
 
 
 def record_boards(records_per_step: int, steps: int) -> list[Recording]:
-    """Record the boards that send `records_per_step` in each of `steps` steps."""
+    """Record boards that send `records_per_step` in each of `steps` steps, in turns by halves."""
     half = records_per_step // SHARE_RECORDS
     recordings = []
     for number in range(2 * half):
@@ -219,10 +216,9 @@ class Gateway:
         self._recordings = recordings
         self._sessions = [PortSession(one.device, ingest) for one in recordings]
         self._answers = [bytearray() for _ in recordings]
-        self._steps = sum(len(one.shares) for one in recordings) // (len(recordings) // 2)
-        self._step = 0  # the next to be sent
-        self._durable = 0  # records
-        self._taken = asyncio.Event()
+        self._sent = [0] * len(recordings)  # shares, of each board
+        self._ready: deque[int] = deque()  # boards whose next share is on the line
+        self._all_durable = asyncio.Event()
         self._watch: list[tuple[float, int, int, int]] = []  # seconds, records, commits, writes
 
     async def play(self) -> Played:
@@ -232,16 +228,16 @@ class Gateway:
             await self._link()
             self._committer.call_on_durable(self._on_durable)
             gc.collect()
-            self._send_step()
-            asyncio.get_running_loop().call_later(APART_S, self._send_step)
-            await self._taken.wait()
+            self._ready.extend(range(len(self._recordings)))
+            asyncio.get_running_loop().call_soon(self._read_next)
+            await self._all_durable.wait()
         finally:
             self._committer.finish()
             await committing
             self._log.close()
         self._check()
-        # Neither the start nor the end, where the boards do not send while a batch is synced.
-        began, ended = self._watch[WARM_UP_STEPS - 1], self._watch[-1]
+        # Neither the start, nor the end, where fewer boards still have something to send.
+        began, ended = self._watch[len(self._watch) // 10], self._watch[len(self._watch) * 9 // 10]
         return Played(
             records=ended[1] - began[1],
             elapsed_s=ended[0] - began[0],
@@ -264,41 +260,40 @@ class Gateway:
 
     def _acknowledge(self, _: Batch) -> None:
         """As the daemon does it, after every commit."""
-        for session in self._sessions:
+        for at, session in enumerate(self._sessions):
+            self._clock.now_ms = self._share_ms(at, self._sent[at] - 1) + STEP_MS
             session.on_durable()
 
-    def _send_step(self) -> None:
-        """Let the boards of the next step send, each by a call of the event loop."""
-        if self._step == self._steps:
-            return
-        half = len(self._recordings) // 2
-        first = half * (self._step % 2)
-        loop = asyncio.get_running_loop()
-        for at in range(first, first + half):
-            loop.call_soon(self._receive, at, self._step)
-        self._step += 1
+    def _share_ms(self, at: int, share: int) -> int:
+        """When the recorded board sends a share: here each board has a time of its own."""
+        return BEGAN_MS + STEP_MS * (2 * share + (2 * at) // len(self._recordings))
 
-    def _receive(self, at: int, step: int) -> None:
-        self._clock.now_ms = BEGAN_MS + step * STEP_MS
-        session, data = self._sessions[at], self._recordings[at].shares[step // 2]
+    def _read_next(self) -> None:
+        """Read what one board sends, as a turn of the event loop does."""
+        at = self._ready.popleft()
+        self._clock.now_ms = self._share_ms(at, self._sent[at])
+        data = self._recordings[at].shares[self._sent[at]]
+        self._sent[at] += 1
         for begin in range(0, len(data), READ_BYTES):
-            session.port_received(data[begin : begin + READ_BYTES])
+            self._sessions[at].port_received(data[begin : begin + READ_BYTES])
+        if self._ready:
+            asyncio.get_running_loop().call_soon(self._read_next)
 
     def _on_durable(self, batch: Batch) -> None:
         """Those whose share is durable, and who were told so, send the next one."""
-        now_s = time.perf_counter()
-        self._durable = sum(one.durable for one in self._log.account.streams.values())
-        per_step = SHARE_RECORDS * len(self._recordings) // 2
-        together, commits, writes = 0, self._committer.commits, len(self._disk.written)
-        while len(self._watch) < self._durable // per_step:
-            self._watch.append((now_s, self._durable, commits, writes))
-            together += 1
-        if together:
-            self._send_step()
-        if together > 1:
-            asyncio.get_running_loop().call_later(APART_S, self._send_step)
-        if len(self._watch) == self._steps:
-            self._taken.set()
+        now_s, durable, were_ready, all_sent = time.perf_counter(), 0, bool(self._ready), True
+        for at, recording in enumerate(self._recordings):
+            durable_here = self._log.account.streams[recording.stream].durable
+            durable += durable_here
+            if self._sent[at] < len(recording.shares):
+                all_sent = False
+                if durable_here == SHARE_RECORDS * self._sent[at] and at not in self._ready:
+                    self._ready.append(at)
+        self._watch.append((now_s, durable, self._committer.commits, len(self._disk.written)))
+        if self._ready and not were_ready:
+            asyncio.get_running_loop().call_soon(self._read_next)
+        if all_sent and durable == SHARE_RECORDS * sum(self._sent):
+            self._all_durable.set()
 
     def _check(self) -> None:
         """Every board was told that all it sent is durable; nothing was refused."""
