@@ -21,10 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from gapless_gateway.wal.entries import Entry
+from gapless_gateway.wal.errors import WalFailed
 
 # How long the worker thread may have to wait for the interpreter's lock after a write or a sync,
 # while the event loop decodes: Python's own 5 ms are longer than most syncs.
-SWITCH_INTERVAL_S = 0.0002
+SWITCH_INTERVAL_S = 0.0001
 
 Batch = Sequence[tuple[int, Entry]]  # (lsn, entry), in order
 
@@ -89,7 +90,11 @@ class Committer:
         if self.failed is not None:
             self.dropped += len(entries)
             return 0
-        lsn = self._wal.append_many(entries)
+        try:
+            lsn = self._wal.append_many(entries)
+        except WalFailed:  # the commit that failed is about to tell us so
+            self.dropped += len(entries)
+            return 0
         self._wake.set()
         return lsn
 

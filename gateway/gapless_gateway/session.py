@@ -79,6 +79,7 @@ class PortSession:
         self._write: Callable[[bytes], None] | None = None  # None: the port is closed
         self._receiver = Receiver(ingest.random_bytes)
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_ms = 0  # when it is due
         self._greeting: Any = None  # the hello that waits for our WELCOME
         self._starting: _Starting | None = None  # the START that waits for us to begin
         self._offered_stream = b""  # what the last WELCOME said
@@ -167,11 +168,7 @@ class PortSession:
         if data and self._write is not None:
             self._write(data)
         self._handle_events()  # its timers have run meanwhile
-        self._cancel_timer()
-        deadline_ms = self._receiver.next_deadline_ms(now_ms)
-        if deadline_ms is not None and self._write is not None:
-            delay_s = max(0, deadline_ms - now_ms) / 1000
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
+        self._set_timer(self._receiver.next_deadline_ms(now_ms), now_ms)
 
     def _handle_events(self) -> None:
         """Handle what the receiver has to say; what the frames of one read say alike, at once.
@@ -202,6 +199,19 @@ class PortSession:
                     return
                 records = sample = None
                 self._handlers[kind](event)
+
+    def _set_timer(self, deadline_ms: int | None, now_ms: int) -> None:
+        """See to it that the machine is pumped at the deadline, or before.
+
+        Each read puts the deadline off; a timer that is too early by then sets the next one.
+        """
+        if deadline_ms is None or self._write is None:
+            self._cancel_timer()
+        elif self._timer is None or deadline_ms < self._timer_ms:
+            self._cancel_timer()
+            self._timer_ms = deadline_ms
+            delay_s = max(0, deadline_ms - now_ms) / 1000
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -35,6 +35,14 @@ class ValueReader(Reader):
             raise FrameFault("cbor", "long form")
         return value
 
+    def uint(self):
+        """As that of a board's reader; most numbers of a frame take one byte."""
+        at = self.at
+        if at < self.end and self.buffer[at] < 24:
+            self.at = at + 1
+            return self.buffer[at]
+        return super().uint()
+
     def bool(self):
         """Read true or false."""
         byte = self._byte()

@@ -28,6 +28,8 @@ class StepLog:
     must_apply_first = False
 
     def append_many(self, entries):
+        if self.fails:
+            raise WalFailed("the disk is gone; check the disk")
         for _ in entries:
             self._pending.append(self.next_lsn)
             self.next_lsn += 1
@@ -126,6 +128,14 @@ async def test_after_a_failure_waiters_are_told_and_entries_are_dropped_and_coun
     assert append(committer, 3) == [0, 0, 0]
     assert committer.dropped == 3
     await committer.flush()  # does not hang
+
+
+async def test_what_comes_in_before_the_failure_is_told_is_dropped_and_counted(log, committer):
+    append(committer, 1)
+    await until(lambda: log.batches)
+    log.fails = True  # on the worker thread; the committer has not heard of it yet
+    assert append(committer, 2) == [0, 0]
+    assert (committer.failed, committer.dropped) == (None, 2)
 
 
 async def test_finish_commits_what_is_left(log):
