@@ -3,19 +3,30 @@
 One writer, one batch in flight: one write, one fdatasync in a worker thread, then, back on the
 event loop, the account takes the batch in and everyone who waits for durability is called. There
 is no Future per record; a record costs an append, and a commit costs one wake-up.
+
+The disk does not wait for the event loop: behind each commit another one is queued in the worker
+thread, which takes what has come in by then. So a batch is folded and acknowledged while the next
+one is being synced. Only a full segment makes the worker wait, since its end is a snapshot of the
+account.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from gapless_gateway.wal.entries import Entry
-from gapless_gateway.wal.errors import WalFull
+from gapless_gateway.wal.errors import WalFailed, WalFull
+
+# How long the worker thread may have to wait for the interpreter's lock after a write or a sync,
+# while the event loop decodes: Python's own 5 ms are longer than most syncs.
+SWITCH_INTERVAL_S = 0.0001
 
 Batch = Sequence[tuple[int, Entry]]  # (lsn, entry), in order
 
@@ -29,8 +40,12 @@ class CommitLog(Protocol):
     def next_lsn(self) -> int:
         """The LSN that the next append gets."""
 
-    def append(self, entry: Entry) -> int:
-        """Take an entry into memory; returns its LSN."""
+    def append_many(self, entries: Sequence[Entry]) -> int:
+        """Take entries into memory; returns the LSN of the last."""
+
+    @property
+    def must_apply_first(self) -> bool:
+        """Whether the next commit has to wait for `apply_committed`."""
 
     def commit(self) -> int:
         """Write and sync everything appended so far; blocks; returns the durable LSN."""
@@ -52,6 +67,9 @@ class Committer:
         self._wal = wal
         self._linger_s = linger_ms / 1000
         self.applied_lsn = wal.next_lsn - 1  # durable, and in the account
+        self._durable_lsn = self.applied_lsn  # this and the next are the worker thread's
+        self._gave_up = False
+        self._queued: asyncio.Future[bool] | None = None  # the commit behind the one in flight
         self._wake = asyncio.Event()
         self._finishing = False
         self._leaving = False
@@ -70,10 +88,18 @@ class Committer:
 
         After a failure the entry is dropped and 0 is returned: nothing promised it to anyone.
         """
+        return self.append_many((entry,))
+
+    def append_many(self, entries: Sequence[Entry]) -> int:
+        """Append entries, in order, as `append` does each; returns the LSN of the last, or 0."""
         if self.failed is not None:
-            self.dropped += 1
+            self.dropped += len(entries)
             return 0
-        lsn = self._wal.append(entry)
+        try:
+            lsn = self._wal.append_many(entries)
+        except WalFailed:  # the commit that failed is about to tell us so
+            self.dropped += len(entries)
+            return 0
         self._wake.set()
         return lsn
 
@@ -122,6 +148,7 @@ class Committer:
 
     async def run(self) -> None:
         """Commit until `finish()` is called or a commit fails."""
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         try:
             while self.failed is None:
                 if self._pending():
@@ -143,14 +170,11 @@ class Committer:
 
     async def _commit_batch(self) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._wal.commit)
-        except WalFull as error:
-            if not self.full:
-                log.warning("%s", error)
-            self.full = True
-            return
+            committed = await self._committed()
         except Exception as error:
             self._fail(error)
+            return
+        if not committed:
             return
         self.full = False
         # Durable before ack: from here on, and not before, the entries of this batch may be
@@ -173,6 +197,38 @@ class Committer:
                 return False
         self._retry.clear()
         await self._retry.wait()
+        return True
+
+    async def _committed(self) -> bool:
+        """Whether a batch is durable now; if not, there was none, or no room for it."""
+        current = self._queued or self._queue_commit()
+        self._queued = self._queue_commit()
+        try:
+            return await current
+        except WalFull as error:
+            if not self.full:
+                log.warning("%s", error)
+            self.full = True
+        behind, self._queued = self._queued, None
+        with contextlib.suppress(WalFull):
+            return await behind
+        return False
+
+    def _queue_commit(self) -> asyncio.Future[bool]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._commit_next)
+
+    def _commit_next(self) -> bool:
+        """On the worker thread: commit what has come in; returns whether there was something."""
+        nothing_new = self._wal.next_lsn - 1 <= self._durable_lsn
+        if nothing_new or self._gave_up or self._wal.must_apply_first:
+            return False
+        try:
+            self._durable_lsn = self._wal.commit()
+        except WalFull:
+            raise
+        except BaseException:
+            self._gave_up = True  # the commit behind this one is queued already
+            raise
         return True
 
     def _fail(self, error: Exception) -> None:

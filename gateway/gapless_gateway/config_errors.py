@@ -125,7 +125,10 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     text = f'"{value}"' if isinstance(value, str) else repr(value)
-    return text if len(text) <= VALUE_CHARACTERS_MAX else text[: VALUE_CHARACTERS_MAX - 3] + "..."
+    if len(text) <= VALUE_CHARACTERS_MAX:
+        return text
+    half = (VALUE_CHARACTERS_MAX - 3) // 2  # both ends: of a path, the end says which file it is
+    return f"{text[:half]}...{text[-half:]}"
 
 
 def _table_shown(table: str) -> str:

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import cbor2
 
 from gapless_gateway.account.account import Account
-from gapless_gateway.account.dating import Dated, Dating, uptime_ms
+from gapless_gateway.account.dating import (
+    NO_STRETCH,
+    TICKS_PERIOD_MS,
+    ClockModel,
+    Dated,
+    Dating,
+    uptime_ms,
+)
 from gapless_gateway.account.kernel_clock import kernel_clock_synchronised
 from gapless_gateway.committer import Committer
 from gapless_gateway.metrics import Metrics
-from gapless_gateway.wal.entries import T_SOURCE_NONE, TIME_UNKNOWN, Session, TimePair
+from gapless_gateway.wal.entries import (
+    T_SOURCE_LINK,
+    T_SOURCE_NONE,
+    T_SOURCE_UNSYNCED,
+    TIME_UNKNOWN,
+    Record,
+    Session,
+    TimePair,
+)
 
 if TYPE_CHECKING:
     from gapless_gateway.account.stream_account import StreamAccount
@@ -129,27 +144,75 @@ class Ingest:
 
         self.committer.when_durable(check)
 
-    def date(self, stream: bytes, data: bytes, rx_ms: int) -> Dated:
-        """Date a record, once, as it is appended."""
+    def observe_clock(self, stream: bytes, boot: int, sample: ClockSample) -> None:
+        """Take a pair of the board's uptime and our time in; log it where it tells something."""
+        utc_offset_ms = self.clock.utc_ms() - self.clock.monotonic_ms()
+        at_ms = uptime_ms(sample.wraps, sample.ticks_ms)
+        lo_ms, hi_ms = sample.sent_ms + utc_offset_ms, sample.received_ms + utc_offset_ms
+        synced = self.clock.synchronised()
+        if self.dating.learn(stream, boot, at_ms, (lo_ms, hi_ms), synced=synced):
+            self.committer.append(TimePair(stream, boot, at_ms, lo_ms, hi_ms, synced))
+
+
+class RecordEntries:
+    """Makes the entries of one stream's records, each dated once, as it is appended.
+
+    Nearly all of them begin with the same bytes, up to the ticks, which alone are read then. All
+    of a record's CBOR is read only where that changes: at another boot, or when the ticks wrap. So
+    a record whose body is no sound CBOR may have a time.
+    """
+
+    def __init__(self, dating: Dating, stream: bytes) -> None:
+        self._dating = dating
+        self._stream = stream
+        self._boot = 0
+        self._wraps_ms = 0
+        self._begin = b""  # of a record of this boot, up to its four bytes of ticks
+        self._end = 0  # of the ticks; 0: not known yet
+
+    def make(self, first: int, records: Iterable[bytes], rx_ms: int, outage: int) -> list[Record]:
+        """Return the entries of records, numbered from `first` on, that were received together."""
+        stream = self._stream
+        entries: list[Record] = []
+        model, source = self._model()
+        first_ms, last_ms, lo_ms, hi_ms = NO_STRETCH
+        begin, end, wraps_ms = self._begin, self._end, self._wraps_ms
+        for seq, data in enumerate(records, first):
+            if model is None or len(data) <= end or not data.startswith(begin):
+                lo, hi, t_source = self._date_other(data, rx_ms)
+                entries.append(Record(stream, seq, rx_ms, lo, hi, t_source, outage, data))
+                model, source = self._model()
+                first_ms, last_ms, lo_ms, hi_ms = NO_STRETCH
+                begin, end, wraps_ms = self._begin, self._end, self._wraps_ms
+                continue
+            uptime = wraps_ms + int.from_bytes(data[end - 4 : end], "big")
+            if not first_ms <= uptime <= last_ms:
+                first_ms, last_ms, lo_ms, hi_ms = model.stretch(uptime)
+            lo, hi = uptime + lo_ms, uptime + hi_ms
+            if lo <= rx_ms < hi:
+                hi = rx_ms
+            entries.append(Record(stream, seq, rx_ms, lo, hi, source, outage, data))
+        return entries
+
+    def _model(self) -> tuple[ClockModel | None, int]:
+        """What dates records that begin as the last ones did, and as what; None: nothing does."""
+        model = self._dating.model(self._stream, self._boot) if self._end else None
+        if model is None or not model.pairs:
+            return None, T_SOURCE_NONE
+        return model, T_SOURCE_LINK if model.synced else T_SOURCE_UNSYNCED
+
+    def _date_other(self, data: bytes, rx_ms: int) -> Dated:
+        """Date a record that begins otherwise, and note how it begins."""
         moment = _moment_of(data)
         if moment is None:
             return Dated(TIME_UNKNOWN, rx_ms, T_SOURCE_NONE)
         boot, at_ms = moment
-        return self.dating.date(stream, boot, at_ms, rx_ms)
-
-    def observe_clock(self, stream: bytes, boot: int, sample: ClockSample) -> None:
-        """Take a pair of the board's uptime and our time in; log it where it tells something."""
-        utc_offset_ms = self.clock.utc_ms() - self.clock.monotonic_ms()
-        pair = TimePair(
-            stream=stream,
-            boot=boot,
-            uptime_ms=uptime_ms(sample.wraps, sample.ticks_ms),
-            utc_lo_ms=sample.sent_ms + utc_offset_ms,
-            utc_hi_ms=sample.received_ms + utc_offset_ms,
-            synced=self.clock.synchronised(),
-        )
-        if self.dating.add(pair):
-            self.committer.append(pair)
+        wraps = at_ms // TICKS_PERIOD_MS
+        begin = b"\x85" + cbor2.dumps(boot) + cbor2.dumps(wraps) + b"\x1a"
+        if data.startswith(begin):  # else its ticks are shorter: the first minute of a boot
+            self._boot, self._wraps_ms = boot, wraps * TICKS_PERIOD_MS
+            self._begin, self._end = begin, len(begin) + 4
+        return self._dating.date(self._stream, boot, at_ms, rx_ms)
 
 
 def _moment_of(data: bytes) -> tuple[int, int] | None:

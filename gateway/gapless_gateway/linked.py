@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gapless_gateway.account.dating import uptime_ms
 from gapless_gateway.account.intervals import IntervalSet
 from gapless_gateway.account.settling import ELSEWHERE, Settlement, settle, settle_closed
+from gapless_gateway.ingest import RecordEntries
 from gapless_gateway.rates import RateMeter, SparseLog
 from gapless_gateway.wal.entries import (
     CONFLICT_BYTES_DIFFER,
@@ -17,7 +18,6 @@ from gapless_gateway.wal.entries import (
     Conflict,
     Elsewhere,
     Lost,
-    Record,
     Session,
     reason_word,
 )
@@ -25,7 +25,7 @@ from gapless_gateway.wal.entries import (
 if TYPE_CHECKING:
     from gapless_gateway.account.stream_account import StreamAccount
     from gapless_gateway.ingest import Ingest
-    from gapless_link.receiver import ClockSample, LostReceived, RecordReceived, RecordRepeated
+    from gapless_link.receiver import ClockSample, LostReceived, RecordsReceived
 
 log = logging.getLogger("gapless.session")
 
@@ -40,6 +40,7 @@ class LinkedStream:
         self.rate = RateMeter()
         self._hello = hello
         self._ingest = ingest
+        self._entries = RecordEntries(ingest.dating, stream)
         self._counters = ingest.metrics.device(self.device)
         self._sparse = SparseLog(log)
         self._acked = 0
@@ -95,29 +96,36 @@ class LinkedStream:
         self._acked = durable
         return durable
 
-    def take_record(self, event: RecordReceived, rx_ms: int) -> None:
-        """Date a record and append it."""
-        self._taken_through = event.seq
-        if event.seq <= self._stored_through and not self._reclaiming.contains(event.seq):
-            self.take_repeat(event, rx_ms)
-            return
-        dated = self._ingest.date(self.stream, event.data, rx_ms)
-        self._ingest.committer.append(
-            Record(
-                self.stream,
-                event.seq,
-                rx_ms,
-                dated.t_lo_ms,
-                dated.t_hi_ms,
-                dated.t_source,
-                self._ingest.outage_id(),
-                event.data,
-            )
-        )
-        self.rate.add(1, rx_ms)
-        self._counters.records.inc()
-        if dated.t_source == T_SOURCE_NONE:
-            self._counters.undated.inc()
+    def take_records(self, event: RecordsReceived, rx_ms: int) -> None:
+        """Date the records of a frame and append them."""
+        first, records = event.first, event.records
+        self._taken_through = first + len(records) - 1
+        if first <= self._stored_through:
+            first, records = self._take_stored(first, records, rx_ms)
+        if records:
+            self._append_records(first, records, rx_ms)
+
+    def _take_stored(self, first: int, records: list[bytes], rx_ms: int) -> tuple[int, list[bytes]]:
+        """Of a board that is asked again: what the log lacks is taken, the rest is a repeat.
+
+        Returns those beyond what the log had when the session began.
+        """
+        known = self._stored_through - first + 1
+        for seq, data in enumerate(records[:known], first):
+            if self._reclaiming.contains(seq):
+                self._append_records(seq, [data], rx_ms)
+            else:
+                self.take_repeat(seq, data, rx_ms)
+        return max(first, self._stored_through + 1), records[known:]
+
+    def _append_records(self, first: int, records: list[bytes], rx_ms: int) -> None:
+        entries = self._entries.make(first, records, rx_ms, self._ingest.outage_id())
+        self._ingest.committer.append_many(entries)
+        self.rate.add(len(records), rx_ms)
+        self._counters.records.inc(len(records))
+        undated = [entry.t_source for entry in entries].count(T_SOURCE_NONE)
+        if undated:
+            self._counters.undated.inc(undated)
 
     def take_lost(self, event: LostReceived, rx_ms: int) -> None:
         """Append a range that the board, or the settling, declares lost."""
@@ -140,9 +148,9 @@ class LinkedStream:
         parts.add(self._stored_through + 1, last)
         return parts.ranges()
 
-    def take_repeat(self, event: RecordReceived | RecordRepeated, rx_ms: int) -> None:
+    def take_repeat(self, seq: int, data: bytes, rx_ms: int) -> None:
         """Compare a seq that came again with what is stored, once that is in the account."""
-        self._ingest.committer.when_durable(lambda: self._compare(event.seq, event.data, rx_ms))
+        self._ingest.committer.when_durable(lambda: self._compare(seq, data, rx_ms))
 
     def take_clock(self, event: ClockSample) -> None:
         """Learn what the board's ticks mean."""

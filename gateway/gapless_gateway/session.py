@@ -31,8 +31,8 @@ from gapless_link.receiver import (
     HelloReceived,
     LostReceived,
     Receiver,
-    RecordReceived,
     RecordRepeated,
+    RecordsReceived,
     Started,
 )
 
@@ -49,6 +49,11 @@ REJECT_NAMES = {
 }
 
 log = logging.getLogger("gapless.session")
+
+
+def _width_ms(sample: ClockSample) -> int:
+    width_ms: int = sample.received_ms - sample.sent_ms
+    return width_ms
 
 
 class _Starting:
@@ -72,6 +77,7 @@ class PortSession:
         self._write: Callable[[bytes], None] | None = None  # None: the port is closed
         self._receiver = Receiver(ingest.random_bytes)
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_ms = 0  # when it is due
         self._greeting: Any = None  # the hello that waits for our WELCOME
         self._starting: _Starting | None = None  # the START that waits for us to begin
         self._offered_stream = b""  # what the last WELCOME said
@@ -80,10 +86,8 @@ class PortSession:
         self._handlers: dict[type, Callable[[Any], None]] = {
             HelloReceived: self._on_hello,
             Started: self._on_started,
-            RecordReceived: self._on_record,
             LostReceived: self._on_lost,
             RecordRepeated: self._on_repeat,
-            ClockSample: self._on_clock,
             FrameFault: self._on_fault,
             Ended: self._on_ended,
         }
@@ -169,15 +173,50 @@ class PortSession:
         if data and self._write is not None:
             self._write(data)
         self._handle_events()  # its timers have run meanwhile
-        self._cancel_timer()
-        deadline_ms = self._receiver.next_deadline_ms(now_ms)
-        if deadline_ms is not None and self._write is not None:
-            delay_s = max(0, deadline_ms - now_ms) / 1000
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
+        self._set_timer(self._receiver.next_deadline_ms(now_ms), now_ms)
 
     def _handle_events(self) -> None:
-        while (event := self._receiver.next_event()) is not None:
-            self._handlers[type(event)](event)
+        """Handle what the receiver has to say; what the frames of one read say alike, at once.
+
+        Records follow one another, so they are taken together. Of the samples of the board's
+        clock, which every frame brings, the narrowest is learnt from: the others say the same of
+        the same moment, less exactly. Anything else has to find all that before it handled.
+        """
+        records: RecordsReceived | None = None
+        sample: ClockSample | None = None
+        while True:
+            event = self._receiver.next_event()
+            kind = type(event)
+            if kind is RecordsReceived:
+                if records is None:
+                    records = event
+                else:
+                    records.records += event.records
+            elif kind is ClockSample:
+                if sample is None or _width_ms(event) < _width_ms(sample):
+                    sample = event
+            else:
+                if sample is not None:
+                    self._on_clock(sample)
+                if records is not None:
+                    self._on_records(records)
+                if event is None:
+                    return
+                records = sample = None
+                self._handlers[kind](event)
+
+    def _set_timer(self, deadline_ms: int | None, now_ms: int) -> None:
+        """See to it that the machine is pumped at the deadline, or before.
+
+        Each read puts the deadline off; a timer that is too early by then sets the next one.
+        """
+        if deadline_ms is None or self._write is None:
+            self._cancel_timer()
+        elif self._timer is None or deadline_ms < self._timer_ms:
+            self._cancel_timer()
+            self._timer_ms = deadline_ms
+            delay_s = max(0, deadline_ms - now_ms) / 1000
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -295,14 +334,14 @@ class PortSession:
 
     # -- the session
 
-    def _on_record(self, event: RecordReceived) -> None:
-        self._running().take_record(event, self._rx_ms)
+    def _on_records(self, event: RecordsReceived) -> None:
+        self._running().take_records(event, self._rx_ms)
 
     def _on_lost(self, event: LostReceived) -> None:
         self._running().take_lost(event, self._rx_ms)
 
     def _on_repeat(self, event: RecordRepeated) -> None:
-        self._running().take_repeat(event, self._rx_ms)
+        self._running().take_repeat(event.seq, event.data, self._rx_ms)
 
     def _on_clock(self, event: ClockSample) -> None:
         if self.linked is not None:

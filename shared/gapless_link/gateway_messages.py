@@ -7,7 +7,15 @@ stands behind the type number (behind the clock, where there is one), and raise 
 from gapless_link import cbor
 from gapless_link.errors import FrameFault
 from gapless_link.gateway_cbor import ValueReader
-from gapless_link.messages import FRAME_BYTES_MAX, HELLO, ITEMS, LINK_VERSION, REASON_OVERFLOW
+from gapless_link.messages import (
+    FRAME_BYTES_MAX,
+    HELLO,
+    ITEMS,
+    LINK_VERSION,
+    REASON_OVERFLOW,
+    RECORD_BYTES_MAX,
+    SEQ_MAX,
+)
 
 REASON_RESET = 2
 REASON_REPLACED = 3
@@ -37,6 +45,7 @@ HELD_RANGES_MAX = 8
 FRAME_BYTES_MIN = 128
 DEVICE_ID_CHARS_MAX = 32
 UID_BYTES_MAX = 16
+_BYTES_OF_ONE_BYTE_LENGTH = 0x58
 
 
 class Hello:
@@ -153,6 +162,32 @@ def read_lost(reader):
     if not 0 < first <= last or not REASON_OVERFLOW <= reason <= REASON_GATEWAY_ROLLBACK:
         raise FrameFault("schema", "lost")
     return first, last, reason, at_most
+
+
+def read_records(reader, first, count):
+    """Read the records of a RECORDS, numbered from ``first`` on, to its end; return them.
+
+    The reader reads from bytes, of which each record is a slice.
+    """
+    if not first or first + count - 1 > SEQ_MAX:
+        raise FrameFault("schema", "seq")
+    buffer = reader.buffer
+    at = reader.at
+    records = []
+    for _ in range(count):
+        # Nearly all that a gateway reads is these, and nearly all have 24 to 255 bytes.
+        if at + 2 <= reader.end and buffer[at] == _BYTES_OF_ONE_BYTE_LENGTH:
+            end = at + 2 + buffer[at + 1]
+            if at + 26 <= end <= reader.end:
+                records.append(buffer[at + 2 : end])
+                at = end
+                continue
+        reader.at = at
+        records.append(reader.bytes(1, RECORD_BYTES_MAX))
+        at = reader.at
+    reader.at = at
+    reader.finish()
+    return records
 
 
 def record_head(data):

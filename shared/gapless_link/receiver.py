@@ -21,14 +21,9 @@ its counter, or for UNANSWERED_MS; an ACK for which there is no room waits, and 
 """
 
 from gapless_link.errors import FrameFault, LocalError
-from gapless_link.frame import (
-    FLAG_KEYED,
-    FLAG_TOWARDS_BOARD,
-    HEADER_BYTES,
-    FrameEncoder,
-    Framer,
-)
+from gapless_link.frame import FLAG_KEYED, FLAG_TOWARDS_BOARD, HEADER_BYTES, FrameEncoder
 from gapless_link.gateway_cbor import ValueReader
+from gapless_link.gateway_framer import GatewayFramer
 from gapless_link.gateway_messages import (
     COUNTER_MAX,
     FRAME_BYTES_MIN,
@@ -43,6 +38,7 @@ from gapless_link.gateway_messages import (
     read_clock,
     read_hello,
     read_lost,
+    read_records,
 )
 from gapless_link.messages import (
     ACK,
@@ -51,7 +47,6 @@ from gapless_link.messages import (
     LINK_VERSION,
     LOST,
     PING,
-    RECORD_BYTES_MAX,
     RECORDS,
     REJECT,
     SEQ_MAX,
@@ -61,8 +56,8 @@ from gapless_link.messages import (
 )
 from gapless_link.reorder import (  # noqa: F401 (the events belong to the receiver's interface)
     LostReceived,
-    RecordReceived,
     RecordRepeated,
+    RecordsReceived,
     ReorderBuffer,
 )
 
@@ -196,7 +191,7 @@ class Receiver:
         self.counters = {}
         self._random_bytes = random_bytes
         self._silence_ms = silence_ms
-        self._framer = Framer(FRAME_BYTES_MAX, 0)
+        self._framer = GatewayFramer(FRAME_BYTES_MAX, 0)
         self._encoder = FrameEncoder(FRAME_BYTES_MIN, FLAG_TOWARDS_BOARD)
         self._reader = ValueReader()
         self._events = []
@@ -315,7 +310,7 @@ class Receiver:
         if kind == RECORDS:
             # Read to its end before anything is taken: a frame counts as a whole.
             first = reader.uint()
-            records = _read_records(reader, first, reader.items - 3)
+            records = read_records(reader, first, reader.items - 3)
             self._take_clock(link, clock)
             self._take_records(first, records)
         elif kind == LOST:
@@ -331,6 +326,9 @@ class Receiver:
 
     def _take_records(self, seq, records):
         reorder = self._reorder
+        last = seq + len(records) - 1
+        if last <= self._credit_max and reorder.add_next(seq, records, self._events):
+            return
         dropped = reorder.dropped
         for data in records:
             self._check_credit(seq)
@@ -531,14 +529,6 @@ def _check_start(link, reader):
     reader.finish()
     if nonce != link.nonce:
         raise FrameFault("nonce")
-
-
-def _read_records(reader, first, count):
-    if not first or first + count - 1 > SEQ_MAX:
-        raise FrameFault("schema", "seq")
-    records = [reader.bytes(1, RECORD_BYTES_MAX) for _ in range(count)]
-    reader.finish()
-    return records
 
 
 def _next_state(table, state, event):

@@ -9,14 +9,17 @@ REORDER_BYTES_MAX = 65536
 REORDER_RANGES_MAX = 16
 
 
-class RecordReceived:
-    """The next seq in order. ``data``: bytes, the record as the board made it."""
+class RecordsReceived:
+    """The next seqs in order, from ``first`` on. ``records``: bytes each, as the board made them.
 
-    __slots__ = ("data", "seq")
+    One event for all that a frame brought: a gateway may get a hundred thousand records a second.
+    """
 
-    def __init__(self, seq, data):
-        self.seq = seq
-        self.data = data
+    __slots__ = ("first", "records")
+
+    def __init__(self, first, records):
+        self.first = first
+        self.records = records
 
 
 class RecordRepeated:
@@ -58,12 +61,16 @@ class ReorderBuffer:
         self._ranges = [(first, last, why, most, True) for first, last, why, most in gaps]
         self._advance(events)
 
+    def add_next(self, first, records, events):
+        """Take the records of a frame if all come in their place, nothing waiting; else False."""
+        if first != self.expected or self._ranges or self._records:
+            return False
+        events.append(RecordsReceived(first, records))
+        self.expected = first + len(records)
+        return True
+
     def add_record(self, seq, data, events):
         """Take a record; return whether it came as the next one, in its place."""
-        if seq == self.expected and not self._ranges and not self._records:
-            events.append(RecordReceived(seq, data))
-            self.expected = seq + 1
-            return True
         waiting = self._records.get(seq)
         if seq < self.expected or waiting is not None:
             if waiting != data:
@@ -119,7 +126,10 @@ class ReorderBuffer:
             data = self._records.pop(expected, None)
             if data is not None:
                 self._bytes -= len(data)
-                events.append(RecordReceived(expected, data))
+                if events and isinstance(events[-1], RecordsReceived):
+                    events[-1].records.append(data)
+                else:
+                    events.append(RecordsReceived(expected, [data]))
                 self.expected = expected + 1
                 continue
             covering = self._covering(expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable
 
 import cbor2
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +20,8 @@ from gapless_link.frame import (
     encode_in_place,
 )
 from gapless_link.gateway_cbor import ValueReader
-from gapless_link.gateway_messages import record_head
+from gapless_link.gateway_framer import decode
+from gapless_link.gateway_messages import read_records, record_head
 from gapless_link.receiver import Receiver
 from gapless_link.sender import Identity, Sender
 from tests.link.handmade import (
@@ -149,8 +151,38 @@ def test_any_body_survives_cobs(raw: bytes) -> None:
     buffer[1 : 1 + len(raw)] = raw
     end = encode_in_place(buffer, 1 + len(raw))
     assert buffer.count(0) - buffer[end:].count(0) == 1 and buffer[end - 1] == 0
+    assert decode(bytes(buffer[: end - 1])) == raw
     decoded_bytes = decode_in_place(buffer, end - 1)
     assert buffer[:decoded_bytes] == raw
+
+
+string_heads = st.sampled_from(
+    [b"\x40", b"\x41", b"\x57", b"\x58\x17", b"\x58\x18", b"\x58\xff", b"\x59\0\x18", b"\x59\1\xb9"]
+)
+strings = st.binary(max_size=60).map(cbor2.dumps) | st.just(cbor2.dumps(bytes(441)))
+
+
+@FEW
+@given(st.lists(string_heads | strings, max_size=5), st.binary())
+def test_records_are_read_as_strings_one_by_one(items: list[bytes], tail: bytes) -> None:
+    data = b"".join(items) + tail
+    at_once, one_by_one = ValueReader(), ValueReader()
+    assert _outcome(
+        lambda: read_records(at_once.load(data, 0, len(data)), 1, len(items))
+    ) == _outcome(lambda: _read_strings(one_by_one.load(data, 0, len(data)), len(items)))
+
+
+def _read_strings(reader: ValueReader, count: int) -> list[bytes]:
+    strings = [reader.bytes(1, 440) for _ in range(count)]
+    reader.finish()
+    return strings
+
+
+def _outcome(read: Callable[[], list[bytes]]) -> list[bytes] | tuple[str, str]:
+    try:
+        return read()
+    except FrameFault as fault:
+        return fault.code, fault.detail
 
 
 @FEW

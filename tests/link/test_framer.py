@@ -2,6 +2,7 @@
 
 from gapless_link.errors import FrameFault
 from gapless_link.frame import FrameEncoder, Framer, decode_in_place, encode_in_place
+from gapless_link.gateway_framer import GatewayFramer, decode
 from tests.link.handmade import encoded_bytes_max
 from tests.link.simulated_line import Random
 
@@ -29,7 +30,13 @@ def _outcomes(framer):
 
 
 def _feed(data, piece_bytes=0):
-    framer = Framer(512, 0)
+    """What the framer of a board finds, and that of a gateway finds the same."""
+    found = _feed_to(Framer(512, 0), data, piece_bytes)
+    assert _feed_to(GatewayFramer(512, 0), data, piece_bytes) == found
+    return found
+
+
+def _feed_to(framer, data, piece_bytes):
     found = []
     size = piece_bytes or len(data)
     for at in range(0, len(data), size):
@@ -91,6 +98,25 @@ def test_a_frame_too_long_is_dropped_without_more_memory():
     assert _outcomes(framer) == ["too_long", 1]
 
 
+def test_a_gateway_keeps_no_more_of_a_frame_without_an_end_than_a_frame():
+    framer = GatewayFramer(512, 0)
+    for _ in range(200):
+        framer.feed(b"\x55" * 1000)
+        assert _outcomes(framer) == []
+        assert len(framer._rest) == 512 and not framer._frames
+    framer.feed(b"\0" + _frame(1))
+    assert _outcomes(framer) == ["too_long", 1]
+
+
+def test_bytes_that_are_fed_before_the_others_are_parsed_come_behind_them():
+    for framer in (Framer(512, 0), GatewayFramer(512, 0)):
+        data = _frame(1) + _frame(2) + _frame(3)
+        framer.feed(data[:40])
+        assert framer.next_frame() and framer.counter == 1
+        framer.feed(data[40:])
+        assert _outcomes(framer) == [2, 3]
+
+
 def test_the_longest_frame_fits_and_one_byte_more_does_not():
     size = FrameEncoder(512, 0).limit - 10
     frame = _frame(1, size)
@@ -120,6 +146,7 @@ def test_any_body_survives_cobs():
             encoded = buffer[: end - 1]
             assert b"\0" not in bytes(encoded) and buffer[end - 1] == 0
             assert end <= encoded_bytes_max(length)
+            assert decode(encoded) == raw
             decoded_bytes = decode_in_place(encoded, len(encoded))
             assert encoded[:decoded_bytes] == raw
 

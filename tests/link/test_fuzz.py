@@ -8,8 +8,8 @@ from gapless_link.receiver import (
     HelloReceived,
     LostReceived,
     Receiver,
-    RecordReceived,
     RecordRepeated,
+    RecordsReceived,
     Started,
 )
 from gapless_link.sender import WELCOMED, Identity, Sender
@@ -28,7 +28,7 @@ from tests.link.two_ends import ListOutbox
 from tests.link.vectors import rows, unhex
 
 RECEIVER_EVENTS = (
-    FrameFault, HelloReceived, Started, RecordReceived, RecordRepeated, LostReceived, ClockSample,
+    FrameFault, HelloReceived, Started, RecordsReceived, RecordRepeated, LostReceived, ClockSample,
     Ended,
 )  # fmt: skip
 

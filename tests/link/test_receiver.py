@@ -7,8 +7,8 @@ from gapless_link.receiver import (
     OFFERED,
     LostReceived,
     Receiver,
-    RecordReceived,
     RecordRepeated,
+    RecordsReceived,
 )
 from gapless_link.reorder import REORDER_BYTES_MAX, REORDER_RECORDS_MAX
 from tests.link.handmade import (
@@ -74,7 +74,12 @@ def _data(seq, size=10):
 
 
 def _taken(events):
-    return [e.seq for e in events if isinstance(e, RecordReceived)]
+    return [
+        seq
+        for event in events
+        if isinstance(event, RecordsReceived)
+        for seq in range(event.first, event.first + len(event.records))
+    ]
 
 
 def _misused(call, *values):
@@ -180,8 +185,9 @@ def test_a_repeat_is_handed_out_to_be_compared():
     assert board.records(3) == []
     (other,) = board.say([4, clock(), 3, b"other"])
     assert isinstance(other, RecordRepeated) and other.data == b"other"
-    (_, first, _) = board.records(2, 2)
-    assert first.data == _data(3)
+    (taken, repeat) = board.records(2, 2)
+    assert taken.records == [_data(2), _data(3)]
+    assert (repeat.seq, repeat.data) == (3, _data(3))
 
 
 def test_gaps_are_handed_out_in_their_places():
@@ -190,8 +196,9 @@ def test_gaps_are_handed_out_in_their_places():
         "LostReceived"
     ]
     events = board.records(7, 2)
-    assert names(events) == ["RecordReceived", "RecordReceived", "LostReceived"]
-    lost = events[2]
+    assert names(events) == ["RecordsReceived", "LostReceived"]
+    assert _taken(events) == [7, 8]
+    lost = events[1]
     assert (lost.first, lost.last, lost.reason, lost.at_most, lost.by_gateway) == (
         9,
         9,
@@ -207,7 +214,8 @@ def test_a_record_beats_a_lost():
     board.link()
     board.records(4)
     events = board.say([5, clock(), 1, 6, 1, False])
-    assert names(events) == ["LostReceived", "RecordReceived", "LostReceived"]
+    assert names(events) == ["LostReceived", "RecordsReceived", "LostReceived"]
+    assert _taken(events) == [4]
     assert [(e.first, e.last) for e in events if isinstance(e, LostReceived)] == [(1, 3), (5, 6)]
     assert names(board.records(2)) == ["RecordRepeated"]
 
@@ -227,7 +235,7 @@ def test_a_lost_beyond_a_hole_waits_and_is_seen():
     board.heard()
     assert board.say([5, clock(), 2, 3, 1, False]) == []
     assert board.ack()[2] == bytes((0b110,))
-    assert names(board.records(1)) == ["RecordReceived", "LostReceived"]
+    assert names(board.records(1)) == ["RecordsReceived", "LostReceived"]
 
 
 def test_the_reorder_buffer_is_bounded_in_records():
@@ -264,7 +272,9 @@ def test_waiting_lost_ranges_are_bounded():
 def test_records_beyond_the_credit_are_not_taken():
     board = Board()
     board.link(credit=3)
-    assert names(board.records(1, 5)) == ["RecordReceived"] * 3 + ["credit"]
+    events = board.records(1, 5)
+    assert names(events) == ["RecordsReceived", "credit"]
+    assert _taken(events) == [1, 2, 3]
     # Credit that was given once is not taken back.
     board.receiver.acknowledge(3, 10)
     board.receiver.acknowledge(3, 3)

@@ -124,10 +124,11 @@ class GatewayOwner:
             # What was taken and not synced is settled again, as after a crash.
             self.forget_unsynced()
             self.receiver.begin(self.durable + 1, self._gaps(event.hello))
-        elif isinstance(event, gateway_side.RecordReceived):
-            self._in_order(event.seq, event.seq)
-            self.stored[event.seq] = event.data
-            self._syncs.append((now_ms + self.sync_ms, event.seq))
+        elif isinstance(event, gateway_side.RecordsReceived):
+            for seq, data in enumerate(event.records, event.first):
+                self._in_order(seq, seq)
+                self.stored[seq] = data
+                self._syncs.append((now_ms + self.sync_ms, seq))
         elif isinstance(event, gateway_side.LostReceived):
             self._in_order(event.first, event.last)
             for seq in range(event.first, event.last + 1):

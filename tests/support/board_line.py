@@ -141,9 +141,10 @@ class SmallGateway:
             self._receiver.welcome(self.log_id, stream, self.durable, self.durable + 1000)
         elif isinstance(event, receiver.Started):
             self._begin(event.hello)
-        elif isinstance(event, receiver.RecordReceived):
-            self._take(event.seq, event.data)
-            self._settled_through(event.seq)
+        elif isinstance(event, receiver.RecordsReceived):
+            for seq, data in enumerate(event.records, event.first):
+                self._take(seq, data)
+                self._settled_through(seq)
         elif isinstance(event, receiver.RecordRepeated):
             self._take(event.seq, event.data)
         elif isinstance(event, receiver.LostReceived):

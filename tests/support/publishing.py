@@ -66,6 +66,7 @@ class Ingest:
             self.metrics,
             run=self.log.account.run,
         )
+        self._commit: asyncio.Future[int] | None = None
         self._committer = asyncio.create_task(self._commit_on(), name="committer")
         self._running = asyncio.create_task(self.publisher.run(), name="publisher")
 
@@ -114,6 +115,8 @@ class Ingest:
         self._committer.cancel()
         with suppress(asyncio.CancelledError):
             await self._committer
+        if self._commit is not None:
+            await self._commit  # one at a time: it goes on in its thread
         self.log.append(Stopped(utc_ms(), self.log.account.run))
         self.log.commit()
         self.log.close()
@@ -137,7 +140,8 @@ class Ingest:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self.log.commit)))
+            self._commit = asyncio.ensure_future(asyncio.to_thread(self.log.commit))
+            await asyncio.shield(self._commit)
             if self.log.apply_committed():
                 self.publisher.notify_durable(self.log.durable_lsn)
 

@@ -22,7 +22,7 @@ stream_account.py). What it cannot see from the entries alone:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,6 +191,23 @@ class Account:
         if self.uncertain:
             self.running = True
         return self.uncertain or type(entry) is Gone
+
+    def apply_all(self, batch: Sequence[tuple[int, Entry]]) -> None:
+        """Fold (lsn, entry) of a batch whose LSNs follow one another: as `apply` of each.
+
+        Faster, since records come in runs of one stream, and a run costs little more than its CRCs.
+        """
+        at = 0
+        while at < len(batch):
+            lsn, entry = batch[at]
+            run = 0
+            if type(entry) is Record and lsn == self.next_lsn and self.running:
+                stream = self.streams.get(entry.stream)
+                run = stream.take_run(batch, at, self.outages_total) if stream is not None else 0
+                self.next_lsn = lsn + run
+            if not run:
+                self.apply(lsn, entry)
+            at += run or 1
 
     def _odd_record(self, entry: Record) -> StreamAccount:
         if not self.running and not self._explained_by_loss(entry):

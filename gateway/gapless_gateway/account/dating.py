@@ -16,8 +16,9 @@ contradict each other show it; then the older ones are forgotten, and `contradic
 
 from __future__ import annotations
 
+import math
 from bisect import insort
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from gapless_gateway.wal.entries import (
@@ -49,8 +50,19 @@ class Pair(NamedTuple):
         return self.utc_hi_ms - self.utc_lo_ms
 
 
-@dataclass(frozen=True, slots=True)
-class Dated:
+class Stretch(NamedTuple):
+    """Uptimes first_ms..last_ms, whose bounds are [uptime + lo_ms, uptime + hi_ms] in UTC."""
+
+    first_ms: float
+    last_ms: float
+    lo_ms: int
+    hi_ms: int
+
+
+NO_STRETCH = Stretch(1, 0, 0, 0)  # no moment lies in it
+
+
+class Dated(NamedTuple):
     """The three time fields of a Record entry, ready to be stored."""
 
     t_lo_ms: int
@@ -71,6 +83,7 @@ class ClockModel:
         self.pairs: list[Pair] = []  # by uptime
         self.synced = False  # what the kernel said when the pairs were taken
         self.contradictions = 0
+        self._stretch = NO_STRETCH  # the one found last; it holds while the pairs stay the same
 
     def add(self, uptime_ms: int, utc_lo_ms: int, utc_hi_ms: int, *, synced: bool = True) -> bool:
         """Take a pair in. True when it told something new, so that it is worth a log entry.
@@ -83,15 +96,16 @@ class ClockModel:
         pair = Pair(uptime_ms, utc_lo_ms, max(utc_lo_ms, utc_hi_ms))
         known = self.date(uptime_ms)
         if known is None or synced != self.synced:
-            self.pairs, self.synced = [pair], synced
+            self.pairs, self.synced, self._stretch = [pair], synced, NO_STRETCH
             return True
         lo, hi = max(known[0], pair.utc_lo_ms), min(known[1], pair.utc_hi_ms)
         if lo > hi:
             self.contradictions += 1
-            self.pairs = [pair]
+            self.pairs, self._stretch = [pair], NO_STRETCH
             return True
         if (known[1] - known[0]) - (hi - lo) < max(GAIN_MS_MIN, (hi - lo) // 4):
             return False
+        self._stretch = NO_STRETCH
         insort(self.pairs, pair)
         if len(self.pairs) > PAIRS_MAX:
             self._drop_one()
@@ -101,16 +115,53 @@ class ClockModel:
         """The bound [lo, hi] in UTC ms of a moment of this boot; None without a pair."""
         if not self.pairs:
             return None
-        bounds = [self._bound(pair, uptime_ms) for pair in self.pairs]
-        return max(lo for lo, _ in bounds), min(hi for _, hi in bounds)
+        first_ms, last_ms, lo_ms, hi_ms = self._stretch
+        if not first_ms <= uptime_ms <= last_ms:
+            return self._bound(self.pairs, uptime_ms)
+        return uptime_ms + lo_ms, uptime_ms + hi_ms
 
-    def _bound(self, pair: Pair, uptime_ms: int) -> tuple[int, int]:
-        """What one pair says of another moment."""
-        away = uptime_ms - pair.uptime_ms
-        ppm = self.drift_ppm_max
-        # A board that runs fast by ppm measures more than passed: hence 1e6 - ppm. Rounded up.
-        drift = -(-abs(away) * ppm // (1_000_000 - ppm))
-        return pair.utc_lo_ms + away - drift, pair.utc_hi_ms + away + drift
+    def stretch(self, uptime_ms: int) -> Stretch:
+        """Find the stretch that a moment of this boot lies in. There must be a pair.
+
+        The bounds of all moments of a stretch follow by one addition: records come in runs, and
+        sixteen pairs for each of them would be dear.
+        """
+        first_ms, last_ms, _, _ = self._stretch
+        if not first_ms <= uptime_ms <= last_ms:
+            lo, hi = self._bound(self.pairs, uptime_ms)
+            sames = [self._same_drift(pair, uptime_ms) for pair in self.pairs]
+            self._stretch = Stretch(
+                max(first for first, _ in sames),
+                min(last for _, last in sames),
+                lo - uptime_ms,
+                hi - uptime_ms,
+            )
+        return self._stretch
+
+    def _bound(self, pairs: Iterable[Pair], uptime_ms: int) -> tuple[int, int]:
+        """What these pairs say of a moment: where the bounds of each overlap."""
+        ppm, parts = self.drift_ppm_max, 1_000_000 - self.drift_ppm_max
+        los, his = [], []
+        for at_ms, utc_lo_ms, utc_hi_ms in pairs:
+            away = uptime_ms - at_ms
+            # A board that runs fast by ppm measures more than passed: hence 1e6 - ppm. Rounded up.
+            drift = -(-abs(away) * ppm // parts)
+            los.append(utc_lo_ms + away - drift)
+            his.append(utc_hi_ms + away + drift)
+        return max(los), min(his)
+
+    def _same_drift(self, pair: Pair, uptime_ms: int) -> tuple[float, float]:
+        """First and last moment for which the drift to this pair, in whole ms, is the same."""
+        away, ppm = uptime_ms - pair.uptime_ms, self.drift_ppm_max
+        if not ppm:
+            return -math.inf, math.inf
+        parts = 1_000_000 - ppm
+        drift = -(-abs(away) * ppm // parts)
+        nearest = (drift - 1) * parts // ppm + 1 if drift else 0
+        farthest = drift * parts // ppm
+        if away < 0:
+            return pair.uptime_ms - farthest, pair.uptime_ms - nearest
+        return pair.uptime_ms + nearest, pair.uptime_ms + farthest
 
     def _drop_one(self) -> None:
         """Forget the pair that is missed least: never the first, the last or the tightest."""
@@ -120,9 +171,9 @@ class ClockModel:
 
     def _worth_ms(self, pair: Pair) -> int:
         """By how much the bound at this pair's own moment would widen without it."""
-        bounds = [self._bound(one, pair.uptime_ms) for one in self.pairs if one is not pair]
-        without = min(hi for _, hi in bounds) - max(lo for lo, _ in bounds)
-        return without - pair.width_ms
+        others = [one for one in self.pairs if one is not pair]
+        lo, hi = self._bound(others, pair.uptime_ms)
+        return hi - lo - pair.width_ms
 
 
 class Dating:
@@ -134,13 +185,20 @@ class Dating:
 
     def add(self, pair: TimePair) -> bool:
         """Take a pair in. True when it told something new, so that it is worth a log entry."""
-        boots = self._boots.setdefault(pair.stream, {})
-        model = boots.get(pair.boot)
+        bound = pair.utc_lo_ms, pair.utc_hi_ms
+        return self.learn(pair.stream, pair.boot, pair.uptime_ms, bound, synced=pair.synced)
+
+    def learn(
+        self, stream: bytes, boot: int, uptime_ms: int, utc_ms: tuple[int, int], *, synced: bool
+    ) -> bool:
+        """As `add`, of a pair that is no entry yet, and mostly will be none."""
+        boots = self._boots.setdefault(stream, {})
+        model = boots.get(boot)
         if model is None:
-            model = boots[pair.boot] = ClockModel(self.drift_ppm_max)
+            model = boots[boot] = ClockModel(self.drift_ppm_max)
             if len(boots) > BOOTS_MAX:
                 del boots[min(boots)]
-        return model.add(pair.uptime_ms, pair.utc_lo_ms, pair.utc_hi_ms, synced=pair.synced)
+        return model.add(uptime_ms, *utc_ms, synced=synced)
 
     def date(self, stream: bytes, boot: int, uptime_ms: int, rx_ms: int) -> Dated:
         """Date a record that was received at `rx_ms`: bounds in UTC ms, and their source."""

@@ -10,6 +10,7 @@ Three ways for the entries to be wrong are counted apart:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from zlib import crc32
 
 from gapless_gateway.account.balance import Balance, Totals
@@ -57,6 +58,29 @@ class StreamAccount(StreamFacts):
             self._take_late_record(entry)
         else:
             self._take_announced_record(entry)
+
+    def take_run(self, batch: Sequence[tuple[int, object]], at: int, outages: int) -> int:
+        """Fold records of `batch` from `at` on while each is simply the next; returns how many.
+
+        What is not (other entries, a hole, a record of an outage beyond `outages`) ends the run.
+        """
+        crcs, stream, first = self.recent_crcs, self.stream, self.durable + 1
+        seq = first
+        if first >= self.announced_next:
+            for index in range(at, len(batch)):
+                entry = batch[index][1]
+                if type(entry) is not Record or entry.seq != seq or entry.stream != stream:
+                    break
+                if entry.outage > outages:
+                    break
+                crcs[seq % RECENT_CRCS_MAX] = crc32(entry.data)
+                self.last_heard_ms = entry.rx_ms
+                seq += 1
+        if seq > first:
+            self.stored.add(first, seq - 1)
+            self.durable = seq - 1
+            self.claimed = max(self.claimed, self.durable)
+        return seq - first
 
     def _take_announced_record(self, entry: Record) -> None:
         """A record that the last HELLO held, or one with a hole before it."""

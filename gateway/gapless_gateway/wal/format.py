@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gapless_gateway.wal.entries import Entry, Record, encode_payload
@@ -32,6 +33,7 @@ ENTRY_BYTES_MAX = 256 * 1024
 _ENTRY_BODY = struct.Struct(">IQQB")
 _RECORD_BODY = struct.Struct(">IQQB4sIqqqBI")
 _RECORD_BYTES_MIN = _CRC.size + _RECORD_BODY.size
+_BODY_BYTES_MAX = ENTRY_BYTES_MAX - _CRC.size
 
 
 class HeaderDamagedError(ValueError):
@@ -143,31 +145,43 @@ def decode_snapshot(data: bytes, header: SegmentHeader) -> bytes:
 
 def encode_entry(lsn: int, batch_first_lsn: int, entry: Entry, seed: int) -> bytes:
     """One entry as it stands on disk. Raises ValueError beyond ENTRY_BYTES_MAX: a bug of ours."""
-    if type(entry) is Record:
-        # The hot path: one pack, one join and one CRC a record.
-        body = (
-            _RECORD_BODY.pack(
-                _RECORD_BYTES_MIN + len(entry.data),
-                lsn,
-                batch_first_lsn,
-                1,
-                entry.stream,
-                entry.seq,
-                entry.rx_ms,
-                entry.t_lo_ms,
-                entry.t_hi_ms,
-                entry.t_source,
-                entry.outage,
+    return encode_entries(lsn, batch_first_lsn, (entry,), seed)[0]
+
+
+def encode_entries(
+    first_lsn: int, batch_first_lsn: int, entries: Sequence[Entry], seed: int
+) -> list[bytes]:
+    """Entries with LSNs from `first_lsn` on, each as `encode_entry` makes it."""
+    pack_record, pack_crc, crc32 = _RECORD_BODY.pack, _CRC.pack, zlib.crc32
+    encoded: list[bytes] = []
+    for lsn, entry in enumerate(entries, first_lsn):
+        if type(entry) is Record:
+            # The hot path: one pack, one join and one CRC a record.
+            data = entry.data
+            body = (
+                pack_record(
+                    _RECORD_BYTES_MIN + len(data),
+                    lsn,
+                    batch_first_lsn,
+                    1,
+                    entry.stream,
+                    entry.seq,
+                    entry.rx_ms,
+                    entry.t_lo_ms,
+                    entry.t_hi_ms,
+                    entry.t_source,
+                    entry.outage,
+                )
+                + data
             )
-            + entry.data
-        )
-    else:
-        payload = encode_payload(entry)
-        length = ENTRY_HEADER_BYTES + len(payload)
-        body = _ENTRY_BODY.pack(length, lsn, batch_first_lsn, entry.KIND) + payload
-    if len(body) + _CRC.size > ENTRY_BYTES_MAX:
-        raise ValueError(f"an entry of {len(body) + _CRC.size} bytes is over {ENTRY_BYTES_MAX}")
-    return _CRC.pack(zlib.crc32(body, seed)) + body
+        else:
+            payload = encode_payload(entry)
+            length = ENTRY_HEADER_BYTES + len(payload)
+            body = _ENTRY_BODY.pack(length, lsn, batch_first_lsn, entry.KIND) + payload
+        if len(body) > _BODY_BYTES_MAX:
+            raise ValueError(f"an entry of {len(body) + _CRC.size} bytes is over {ENTRY_BYTES_MAX}")
+        encoded.append(pack_crc(crc32(body, seed)) + body)
+    return encoded
 
 
 def entry_is_valid(data: bytes, offset: int, end: int, seed: int) -> bool:

@@ -24,7 +24,7 @@ import os
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,7 @@ from gapless_gateway.wal.format import (
     HeaderDamagedError,
     SegmentHeader,
     crc_seed,
-    encode_entry,
+    encode_entries,
     encode_segment_header,
 )
 from gapless_gateway.wal.kept_records import keep_records
@@ -110,6 +110,7 @@ class Log:
         self._failed: str | None = None
         self._dropped: set[int] = set()  # first LSNs of segments whose records were dropped
         self._rotation_wanted = False
+        self._rotation_due = False  # the next commit has to begin a new segment
         self._next_snapshot: tuple[int, bytes] | None = None  # (its first LSN, account in CBOR)
         self._readable_lsn = opened.next_lsn - 1  # durable, and folded into the account
         self._readable_end = self._committed_end  # older segments may be read to their end
@@ -186,20 +187,33 @@ class Log:
         return self._writer.size >= 2 * self._header_bytes + NEW_SEGMENT_WORTH_BYTES
 
     @property
+    def must_apply_first(self) -> bool:
+        """Whether a commit now would prevent the rotation that is due.
+
+        A segment ends with a batch that was folded into the account, whose snapshot the next one
+        begins with.
+        """
+        return self._rotation_due
+
+    @property
     def failed(self) -> str | None:
         """Why nothing can be committed any more, or None."""
         return self._failed
 
     def append(self, entry: Entry) -> int:
         """Take an entry into memory; returns its LSN. Raises WalFailed after a failure."""
+        return self.append_many((entry,))
+
+    def append_many(self, entries: Sequence[Entry]) -> int:
+        """Take entries into memory, all or none; returns the LSN of the last. Raises WalFailed."""
         with self._lock:
             if self._failed is not None:
                 raise WalFailed(self._failed)
             lsn = self._next_lsn
-            self._pending.append(encode_entry(lsn, self._batch_first_lsn, entry, self._seed))
-            self._pending_entries.append((lsn, entry))
-            self._next_lsn = lsn + 1
-        return lsn
+            self._pending += encode_entries(lsn, self._batch_first_lsn, entries, self._seed)
+            self._pending_entries += enumerate(entries, lsn)
+            self._next_lsn = lsn + len(entries)
+        return self._next_lsn - 1
 
     @property
     def stuck(self) -> bool:
@@ -234,6 +248,7 @@ class Log:
                 self._durable_lsn = batch.entries[-1][0]
                 self._committed += batch.entries
                 self._committed_end = (self._first_lsns[-1], self._writer.size)
+                self._rotation_due = self._rotation_wanted or self._is_full(self._writer.size)
             was_stuck, self._stuck = self._stuck is batch, None
             if not was_stuck:
                 break  # what came meanwhile is the next batch
@@ -260,22 +275,24 @@ class Log:
             end = self._committed_end
         if not entries:
             return entries
-        for lsn, entry in entries:
-            self.account.apply(lsn, entry)
+        self.account.apply_all(entries)
         self._readable_lsn, self._readable_end = entries[-1][0], end
-        if self._is_full(end[1]) or self._rotation_wanted:
-            self._begin_segment_next()
+        with self._lock:
+            # Not while a batch behind these is durable already: it stands in the old segment.
+            due = self._rotation_due and not self._committed
+        if due:
+            self._take_snapshot()
+            self._rotation_due = False
         return entries
 
     def begin_new_segment(self) -> None:
         """Let the next commit begin a new segment, so that this one can be freed or repaired."""
-        if self._readable_lsn == self._durable_lsn and self._stuck is not None:
-            self._begin_segment_next()  # the batch that waits is the first of the new segment
-        else:
-            self._rotation_wanted = True
+        self._rotation_wanted = True
+        if self._readable_lsn == self._durable_lsn:  # else once what is durable is folded
+            self._take_snapshot()
 
-    def _begin_segment_next(self) -> None:
-        self._rotation_wanted = False
+    def _take_snapshot(self) -> None:
+        """The next batch begins a new segment, unless it is on its way already."""
         self._next_snapshot = (self._readable_lsn + 1, cbor2.dumps(self.account.snapshot()))
 
     def read(self, from_lsn: int, limit: int) -> list[tuple[int, Entry]]:
@@ -426,6 +443,7 @@ class Log:
             self._writer, self._header_bytes = writer, len(content)
             self._first_lsns.append(first_lsn)
             self._next_snapshot = None
+            self._rotation_wanted = self._rotation_due = False
 
     def _scan_at(self, lsn: int) -> tuple[SegmentScan | None, int | None]:
         """A scan whose next entry is, or takes up, `lsn`; the byte its segment may be read to.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from dataclasses import asdict
 
@@ -343,3 +344,26 @@ def test_an_account_can_begin_in_the_middle_of_a_log() -> None:
     assert verdict(account) == (0, 0, 0)
     account.apply(502, session(hello(1), 0))
     assert account.order_violations == 1
+
+
+@given(SEEDS, SEEDS)
+@settings(max_examples=60, deadline=None)
+def test_batches_are_folded_as_their_entries_one_by_one(seed: int, damage_seed: int) -> None:
+    chance = random.Random(damage_seed)
+    entries = Story(seed).play(120).finish().entries
+    for _ in range(chance.randrange(4)):  # also what no gateway writes
+        at, other = chance.randrange(len(entries)), chance.randrange(len(entries))
+        entries[at] = entries[other]
+    account, at = Account(LOG_ID), 0
+    while at < len(entries):
+        batch = entries[at : at + chance.randrange(1, 40)]
+        account.apply_all(list(enumerate(batch, at + 1)))
+        at += len(batch)
+    assert account.snapshot() == fold(entries).snapshot()
+
+
+def test_a_batch_whose_lsn_is_not_due_is_a_finding() -> None:
+    account = fold(opened(record(1)))
+    account.apply_all([(9, record(2)), (10, record(3))])
+    assert account.order_violations == 1
+    assert account.streams[STRM].durable == 3

@@ -112,6 +112,29 @@ def test_a_clock_that_was_stepped_is_noticed_and_the_newer_pair_holds() -> None:
     assert model.date(2_000) == (60_000, 60_010)
 
 
+@given(st.integers(0, 2**32), st.sampled_from([0, 20, 100]), st.integers(0, 100))
+def test_moments_of_one_stretch_are_bound_as_if_each_were_the_only_one(
+    seed: int, drift_ppm: int, drift_ppm_max: int
+) -> None:
+    board = DriftingBoard(seed, drift_ppm)
+    model = ClockModel(drift_ppm_max)
+    for _ in range(60):
+        board.let_pass(board.random.choice([50, 5_000, 600_000]) * board.random.random())
+        if board.random.random() < 0.5:
+            model.add(*board.pair())
+        if not model.pairs:
+            continue
+        at_ms = board.random.randrange(int(board.board_ms) + 20_000)
+        first_ms, last_ms, lo_ms, hi_ms = model.stretch(at_ms)
+        assert first_ms <= at_ms <= last_ms
+        ends = {max(first_ms, 0), min(last_ms, at_ms + 1_000_000), at_ms}
+        for moment_ms in map(int, ends):
+            alone = ClockModel(drift_ppm_max)
+            alone.pairs = list(model.pairs)
+            assert alone.date(moment_ms) == (moment_ms + lo_ms, moment_ms + hi_ms)
+            assert model.date(moment_ms) == alone.date(moment_ms)
+
+
 def pair(boot: int, uptime: int, lo: int, hi: int, *, synced: bool = True) -> TimePair:
     return TimePair(STREAM, boot, uptime, lo, hi, synced)
 
