@@ -20,6 +20,7 @@ from pathlib import Path
 from bench.disks import BenchDisk
 from gapless_gateway.committer import Batch, Committer
 from gapless_gateway.ingest import Clock, Ingest
+from gapless_gateway.intake import CREDIT_WINDOW_SEQS
 from gapless_gateway.metrics import Metrics
 from gapless_gateway.ports import READ_BYTES
 from gapless_gateway.session import PortSession
