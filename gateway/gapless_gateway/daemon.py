@@ -110,6 +110,7 @@ class Daemon:
         )
         self._declare_what_is_gone()
         self._commit_first_entries()
+        wal.settle_in()
         if not recovered.previous_clean:
             log.warning(
                 "the run before did not end cleanly; its log was recovered",

@@ -152,6 +152,10 @@ class SimulatedDisk:
         data = self._inode(path).cached
         return bytes(data[offset:] if length is None else data[offset : offset + length])
 
+    def inode(self, path: Path) -> int:
+        self._inode(path)
+        return 1  # nobody copies a simulated directory
+
     def open_reader(self, path: Path) -> SimulatedReader:
         return SimulatedReader(self._inode(path))
 

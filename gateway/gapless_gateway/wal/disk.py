@@ -72,6 +72,9 @@ class Disk(Protocol):
     def read(self, path: Path, offset: int = 0, length: int | None = None) -> bytes:
         """Up to `length` bytes (all, if None) from `offset`; short only at the end of the file."""
 
+    def inode(self, path: Path) -> int:
+        """The file's number on its file system: its own for as long as it is not copied."""
+
     def open_reader(self, path: Path) -> DiskReader:
         """An existing file, to read piece by piece."""
 
@@ -175,6 +178,9 @@ class OsDisk:
             file.seek(offset)
             data: bytes = file.read() if length is None else file.read(length)
             return data
+
+    def inode(self, path: Path) -> int:
+        return path.stat().st_ino
 
     def open_reader(self, path: Path) -> OsReader:
         return OsReader(os.open(path, os.O_RDONLY | os.O_CLOEXEC))

@@ -46,7 +46,7 @@ from gapless_gateway.wal.kept_records import keep_records
 from gapless_gateway.wal.ledger import RetiredSegment
 from gapless_gateway.wal.ledger_compaction import LEDGER_LIMITS, LedgerLimits, compact_ledger
 from gapless_gateway.wal.paths import StatePaths
-from gapless_gateway.wal.recovery import OpenedLog, Opener, utc_now_ms
+from gapless_gateway.wal.recovery import OpenedLog, Opener, home_content, utc_now_ms
 from gapless_gateway.wal.repairing import Neighbours, SegmentRepair
 from gapless_gateway.wal.segment import RawEntry, SegmentScan, SegmentWriter
 from gapless_gateway.wal.space import Space
@@ -362,6 +362,21 @@ class Log:
         except WalDamaged as error:  # evidence; it is left as it is, and the next start tells
             if str(error) not in self.notes:
                 self.notes.append(str(error))
+
+    def settle_in(self) -> None:
+        """Note that the log lives in this directory, and a copy of it somewhere else is a copy.
+
+        Call it once the first entries of a run are durable; blocks. A disk without room, or without
+        such numbers, does without.
+        """
+        with contextlib.suppress(OSError):
+            file = self._disk.create(self._paths.home)
+            try:
+                file.write(home_content(self._disk, self._paths))
+                file.fdatasync()
+            finally:
+                file.close()
+            self._disk.fsync_directory(self._paths.state_dir)
 
     def take_notes(self) -> list[str]:
         """One sentence for each repair since the last call."""

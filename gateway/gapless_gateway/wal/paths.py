@@ -50,6 +50,11 @@ class StatePaths:
         return self.state_dir / "ledger"
 
     @property
+    def home(self) -> Path:
+        """Holds its own inode number: a copy of the directory has another."""
+        return self.state_dir / "home"
+
+    @property
     def reserve(self) -> Path:
         """Space set aside for what has to be written on a full disk."""
         return self.state_dir / "reserve"

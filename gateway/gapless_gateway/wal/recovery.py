@@ -62,6 +62,7 @@ class Recovery:
     """What was found and done when the log was opened."""
 
     created: bool = False  # there was no log, a new one was made
+    copied: bool = False  # the directory was copied since the last start, as a restored one is
     previous_clean: bool = True  # the run before ended with its Stopped entry
     torn_bytes: int = 0  # cut from the end of the newest segment; they were never acked
     cursor_lost: bool = False  # neither slot of the cursor held: all that is stored is sent again
@@ -201,7 +202,7 @@ class Opener:
 
     def _recover(self, lock: DiskLock, first_lsns: list[int], *, put_back: bool) -> OpenedLog:
         """`put_back`: the newest segment was missing, and begins anew."""
-        recovered = Recovery()
+        recovered = Recovery(copied=not self._is_at_home())
         headers = self._fixed_headers(first_lsns)
         log_id = self._log_id_of(headers)
         repair = SegmentRepair(self.disk, self.paths, log_id, self.account_type)
@@ -219,6 +220,8 @@ class Opener:
             content = self._recover_ledger(scan.header, recovered)
             tail = self._fold(scan, cursor, repair, recovered)
             self._append_cut_tail(tail, cursor, recovered, put_back=put_back)
+            if recovered.copied:
+                self._append_gone(tail, tail.next_lsn, (), recovered)
             recovered.previous_clean = not tail.account.running
         finally:
             scan.close()
@@ -430,17 +433,37 @@ class Opener:
         if not (ranges or put_back or resume_lsn > tail.next_lsn):
             return
         lsn = tail.next_lsn
-        gone = Gone(max(resume_lsn - 1, lsn), GONE_CORRUPTION, tuple(ranges))
-        tail.writer.append(encode_entry(lsn, lsn, gone, crc_seed(tail.account.log_id)))
-        tail.account.apply(lsn, gone)
-        tail.next_lsn = gone.last_lsn + 1
-        recovered.gone.append((lsn, gone))
+        last_lsn = max(resume_lsn - 1, lsn)
+        self._append_gone(tail, last_lsn, tuple(ranges), recovered)
         recovered.notes.append(
             f"the newest segment was missing, and begins anew with LSN {lsn}"
             if put_back
-            else f"the log ends before LSN {gone.last_lsn}, which the cursor says was delivered: "
+            else f"the log ends before LSN {last_lsn}, which the cursor says was delivered: "
             "its end was cut off, or the log was restored from an older copy than the cursor"
         )
+
+    def _append_gone(
+        self,
+        tail: _Tail,
+        last_lsn: int,
+        ranges: tuple[tuple[bytes, int, int], ...],
+        recovered: Recovery,
+    ) -> None:
+        """Say at the end of the log that entries up to `last_lsn` may have stood there once."""
+        lsn = tail.next_lsn
+        gone = Gone(last_lsn, GONE_CORRUPTION, ranges)
+        tail.writer.append(encode_entry(lsn, lsn, gone, crc_seed(tail.account.log_id)))
+        tail.account.apply(lsn, gone)
+        tail.next_lsn = last_lsn + 1
+        recovered.gone.append((lsn, gone))
+
+    def _is_at_home(self) -> bool:
+        """Whether this directory is the one that the log was written in, and no copy of it."""
+        try:
+            told = self.disk.read(self.paths.home)
+            return not told or told == home_content(self.disk, self.paths)
+        except FileNotFoundError:
+            return True  # the first start of this version
 
     def _keep_header_copy(self, path: Path, first_lsn: int, header_bytes: int) -> None:
         """See to it that the copy of the newest header is there; a full disk does without."""
@@ -514,6 +537,12 @@ class Opener:
                 "the cursor is missing or unreadable: everything that is still stored is sent "
                 "again, flagged as a redelivery"
             )
+        if recovered.copied:
+            cursor.send_mark_lsn = next_lsn - 1
+            recovered.notes.append(
+                "the state directory is a copy, restored or moved: what it holds may have been "
+                "sent since the copy was made, and is flagged as a redelivery"
+            )
         # LSNs from here on are given anew: nothing of them was sent or delivered.
         cursor.resume_lsn = min(cursor.resume_lsn, next_lsn)
         cursor.send_mark_lsn = min(cursor.send_mark_lsn, next_lsn - 1)
@@ -536,6 +565,11 @@ class _Tail:
     header_bytes: int
     batch_first_lsn: int
     writer: SegmentWriter = field(init=False)
+
+
+def home_content(disk: Disk, paths: StatePaths) -> bytes:
+    """What the file `home` holds in the directory in which it was made. Raises OSError."""
+    return b"%d\n" % disk.inode(paths.home)
 
 
 def _fault_of_anchor(content: LedgerContent, newest: SegmentHeader) -> str | None:

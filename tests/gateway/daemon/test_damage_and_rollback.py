@@ -153,6 +153,10 @@ async def test_a_log_restored_from_an_old_copy_says_what_it_lost_and_goes_on(
     await gateway.start([board.path])
     await eventually(lambda: board.acked_through == 14)
     assert lost(gateway) == [(6, 12, REASON_GATEWAY_ROLLBACK)]
+    wal = gateway.daemon._wal
+    assert wal.recovered.copied
+    assert wal.account.run > 1000, "no transmission of the lost future has its number"
+    assert gateway.daemon._publisher._delivery.resend_through >= 5, "flagged when sent again"
     metrics = await gateway.metrics()
     assert metrics.value("gapless_seqs", state="lost") == 7
     assert metrics.value("gapless_seqs", state="pending_gateway") == 7

@@ -14,7 +14,7 @@ from typing import Any
 
 from gapless_gateway.account.intervals import IntervalSet
 from gapless_gateway.account.stream_account import StreamAccount
-from gapless_gateway.wal.entries import reason_word
+from gapless_gateway.wal.entries import REASON_GATEWAY_ROLLBACK, reason_word
 from gapless_tools.audit.books import Books
 from gapless_tools.audit.capture_streams import (
     REASON_ELSEWHERE,
@@ -157,6 +157,9 @@ def _compare_record(
     seq, message = item.seq, item.message
     kind = KIND_EVENT if item.event else KIND_SAMPLE
     if seq not in account.stored:
+        given_up = account.lost.get(seq)
+        if given_up is not None and given_up[0] == REASON_GATEWAY_ROLLBACK:
+            return  # delivered before the log was set back to an older state
         beyond = seq > account.durable and rx_ms_of(message) > books.judged_to_ms
         (captured.beyond if beyond else captured.unknown).add(seq, seq)
         return
