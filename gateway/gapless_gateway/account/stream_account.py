@@ -64,8 +64,8 @@ class StreamAccount(StreamFacts):
 
         What is not (other entries, a hole, a record of an outage beyond `outages`) ends the run.
         """
-        crcs, stream, first = self.recent_crcs, self.stream, self.durable + 1
-        seq = first
+        stream, first = self.stream, self.durable + 1
+        seq, run = first, []
         if first >= self.announced_next:
             for index in range(at, len(batch)):
                 entry = batch[index][1]
@@ -73,13 +73,16 @@ class StreamAccount(StreamFacts):
                     break
                 if entry.outage > outages:
                     break
-                crcs[seq % RECENT_CRCS_MAX] = crc32(entry.data)
-                self.last_heard_ms = entry.rx_ms
+                run.append(entry)
                 seq += 1
-        if seq > first:
+        if run:
+            self.last_heard_ms = run[-1].rx_ms
             self.stored.add(first, seq - 1)
             self.durable = seq - 1
             self.claimed = max(self.claimed, self.durable)
+            crcs = self.recent_crcs  # of the newest only: the others would be overwritten at once
+            for record in run[-RECENT_CRCS_MAX:]:
+                crcs[record.seq % RECENT_CRCS_MAX] = crc32(record.data)
         return seq - first
 
     def _take_announced_record(self, entry: Record) -> None:
