@@ -25,6 +25,7 @@ from gapless_gateway.wal.log import Log
 
 # How many seqs beyond the durable one a board may send unasked. Bounds what lies in memory.
 CREDIT_WINDOW_SEQS = 1024
+CREDIT_WINDOW_SEQS_MIN = 16  # less is none: no dribbling of single records into the last bytes
 # What a record takes up in the log at most: RECORD_BYTES_MAX of the link, and what is around it.
 RECORD_COST_BYTES = 640
 LOOK_PERIOD_S = 0.25
@@ -61,10 +62,24 @@ class Intake:
         self._on_dropped: list[Callable[[], None]] = []
         self._declared_lsn = 0  # of the last LOST that was appended for what was dropped
         self.used_bytes = wal.space.used_bytes()
-        self.room_bytes = wal.space.room_bytes(self.used_bytes)
+        self._measured_room_bytes = wal.space.room_bytes(self.used_bytes)
         self._counted_s = time.monotonic()
-        self.window_seqs = self._window()
+        self._written_bytes = wal.written_bytes
+        self._told_seqs = self.window_seqs  # what `call_on_changed` was called for
         self.segments_dropped = 0
+
+    @property
+    def room_bytes(self) -> int:
+        """How much more may be written, as far as is known; negative: too much was."""
+        return self._measured_room_bytes - (self._wal.written_bytes - self._written_bytes)
+
+    @property
+    def window_seqs(self) -> int:
+        """How many seqs beyond the durable one a board may send now."""
+        if self._committer.full:
+            return 0
+        fits = self.room_bytes // (RECORD_COST_BYTES * self._boards)
+        return min(CREDIT_WINDOW_SEQS, fits) if fits >= CREDIT_WINDOW_SEQS_MIN else 0
 
     @property
     def full(self) -> bool:
@@ -106,19 +121,14 @@ class Intake:
         now_s = time.monotonic()
         if space.has_quota or now_s - self._counted_s >= COUNT_PERIOD_S:
             self.used_bytes, self._counted_s = space.used_bytes(), now_s
-        self.room_bytes = space.room_bytes(self.used_bytes)
-
-    def _window(self) -> int:
-        if self._committer.full:
-            return 0
-        fits = self.room_bytes // (RECORD_COST_BYTES * self._boards)
-        return max(0, min(CREDIT_WINDOW_SEQS, fits))
+        self._written_bytes = self._wal.written_bytes
+        self._measured_room_bytes = space.room_bytes(self.used_bytes)
 
     def _set_window(self) -> None:
-        window, before = self._window(), self.window_seqs
+        window, before = self.window_seqs, self._told_seqs
         if window == before:
             return
-        self.window_seqs = window
+        self._told_seqs = window
         if window == 0:
             log.warning(
                 "no room for records: the boards hold theirs until there is",

@@ -59,8 +59,8 @@ SEGMENT_BYTES_MAX = 16 * 1024 * 1024
 # batch that is longer than this makes a segment longer than segment_bytes_max.
 ROTATION_HEADROOM_BYTES = 1024 * 1024
 # On a full disk a segment is closed early once it holds so much, so that it can be freed.
-REPAIR_PROGRESS_S = 2.0
 NEW_SEGMENT_WORTH_BYTES = 16 * 1024
+REPAIR_PROGRESS_S = 2.0
 
 
 class Log:
@@ -92,7 +92,7 @@ class Log:
         self._repair = SegmentRepair(opened.disk, opened.paths, opened.log_id, self._account_type)
         self.space = space
 
-        self._lock = threading.Lock()  # over what both threads touch: the next seven
+        self._lock = threading.Lock()  # over what both threads touch: the next eight
         self._next_lsn = opened.next_lsn
         self._durable_lsn = opened.next_lsn - 1
         self._batch_first_lsn = opened.next_lsn
@@ -101,6 +101,7 @@ class Log:
         self._committed: list[tuple[int, Entry]] = []
         # Where they end: (first LSN of the newest segment, byte).
         self._committed_end = (opened.first_lsns[-1], opened.writer.size)
+        self.written_bytes = 0  # of entries, since the log was opened
 
         self._stuck: _Batch | None = None  # it found no room, and is the next to be written
         self._repair_lock = threading.Lock()  # one at a time replaces or unlinks a segment
@@ -246,6 +247,7 @@ class Log:
                 raise WalFailed(self._failed) from error
             with self._lock:
                 self._durable_lsn = batch.entries[-1][0]
+                self.written_bytes += sum(map(len, batch.data))
                 self._committed += batch.entries
                 self._committed_end = (self._first_lsns[-1], self._writer.size)
                 self._rotation_due = self._rotation_wanted or self._is_full(self._writer.size)
