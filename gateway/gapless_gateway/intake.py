@@ -160,13 +160,9 @@ class Intake:
         first_lsn = wal.droppable(wal.cursor.send_mark_lsn)
         if first_lsn is None:
             return False
-        # From here on nothing of it is read, so nothing of it can leave; and if a send mark was
-        # reserved beyond its beginning meanwhile, something may have.
+        # From here on nothing of it is read, so nothing of it can leave.
         barrier_lsn = wal.barrier_lsn
         wal.barrier_lsn = first_lsn if barrier_lsn is None else min(barrier_lsn, first_lsn)
-        if wal.cursor.send_mark_lsn >= first_lsn:
-            wal.barrier_lsn = barrier_lsn
-            return False
         try:
             ranges = await asyncio.to_thread(wal.drop, first_lsn)
         except (WalError, OSError) as error:

@@ -270,3 +270,27 @@ def test_repair_beside_a_running_gateway_is_refused_and_a_whole_log_is_left_alon
     log = Log.open(state_dir)
     assert log.next_lsn == next_lsn
     log.close()
+
+
+async def test_no_receipt_counts_for_what_is_told_out_of_its_turn(tmp_path: Path) -> None:
+    """A receipt names the highest number that the consumer has; the requeued one is below it."""
+    state_dir = tmp_path / "state"
+    async with ScriptedBroker() as broker:
+        gateway = Ingest(state_dir, broker.settings(port=closed_tcp_port()))
+        gateway.open_stream(PUMP, "pump-1")
+        await one_by_one(gateway, 1, 6)
+        await gateway.stop()
+        spoil_record(state_dir, 3)
+        gateway = Ingest(state_dir, broker.settings())
+        await gateway.delivered(PUMP, 6)
+        answer = refuse(3)
+        broker.answer = lambda p: None if answer(p) is not Code.SUCCESS else Code.SUCCESS
+        gateway.add(PUMP, 3, 3)
+        await until(lambda: any(m["seq"] == 3 for m in messages(broker, "data")), "it left")
+        delivery = gateway.publisher._delivery
+        resume_lsn = delivery.resume_lsn
+        delivery.deliver_through(PUMP, 6)
+        assert delivery.resume_lsn == resume_lsn
+        assert gateway.log.account.streams[PUMP].requeued.contains(3)
+        assert gateway.metrics.redelivered == 1
+        await gateway.crash()

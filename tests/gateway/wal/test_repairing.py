@@ -7,6 +7,7 @@ spoilt: it stands in the log as Gone, and is declared Unreadable before anyone i
 from __future__ import annotations
 
 import contextlib
+import errno
 import random
 
 import pytest
@@ -497,8 +498,6 @@ def test_outages_and_progress_after_what_is_gone_are_taken_as_they_come() -> Non
 
 
 def test_a_repair_without_room_for_the_evidence_changes_nothing_and_says_so() -> None:
-    import errno
-
     disk, _ = one_segment()
     spoil(disk, 8)
     damaged = bytes(disk.content(FIRST))
@@ -545,3 +544,37 @@ def test_random_damage_anywhere_never_stops_the_gateway_nor_breaks_the_account()
                 if isinstance(entry, Record) and lsn >= log.first_lsn and lsn < log.next_lsn:
                     assert found.get(lsn) == entry or told.contains(entry.seq), (number, lsn)
     assert isinstance(session(1), Session)
+
+
+def test_the_copy_of_the_newest_header_is_made_where_an_older_gapless_made_none() -> None:
+    disk, _, names = long_log()
+    for kept in (disk.names, disk.durable_names):
+        del kept[STATE_DIR / "header"]
+    open_log(disk).close()
+    copy = bytes(disk.content(STATE_DIR / "header"))
+    assert bytes(disk.content(names[-1])[: len(copy)]) == copy
+
+
+def test_a_write_that_finds_the_disk_full_leaves_nothing_behind_and_is_tried_again() -> None:
+    disk, history = one_segment()
+    log = open_log(disk, segment_bytes_max=1 << 20)
+    history.commit(log, run(log, 2))
+    size = len(disk.content(FIRST))
+    for seed in range(8):
+        disk.rng.seed(seed)  # how much of the batch is written before it fails
+        for seq in range(11 + seed * 2, 13 + seed * 2):
+            history.appended[log.append(record(seq))] = record(seq)
+        disk.fail_at = {disk.calls + 1: errno.ENOSPC}
+        with pytest.raises(WalFull):
+            log.commit()
+        assert len(disk.content(FIRST)) == size
+        assert log.stuck
+        assert log.failed is None
+        crashed = open_log(disk.after_power_cut(seed, "random"))
+        assert crashed.durable_lsn == log.durable_lsn
+        disk.locked.clear()
+        history.acked_lsn = log.commit()
+        log.apply_committed()
+        size = len(disk.content(FIRST))
+    found = dict(read_all(open_log(disk.after_power_cut(0, "none"))))
+    assert found == history.appended
