@@ -83,6 +83,11 @@ class Committer:
         self.dropped = 0  # entries appended after the failure
         self.commits = 0
 
+    @property
+    def next_lsn(self) -> int:
+        """The LSN that the next append gets."""
+        return self._wal.next_lsn
+
     def append(self, entry: Entry) -> int:
         """Append an entry and see to it that it is committed; returns its LSN.
 
@@ -97,8 +102,10 @@ class Committer:
             return 0
         try:
             lsn = self._wal.append_many(entries)
-        except WalFailed:  # the commit that failed is about to tell us so
+        except WalFailed as error:  # in the commit on its way, or in freeing a segment
             self.dropped += len(entries)
+            asyncio.get_running_loop().call_soon(self._fail, error)
+            self._wake.set()
             return 0
         self._wake.set()
         return lsn
@@ -232,6 +239,8 @@ class Committer:
         return True
 
     def _fail(self, error: Exception) -> None:
+        if self.failed is not None:
+            return  # the news came by another way already
         self.failed = str(error) or type(error).__name__
         log.critical(
             "the log cannot be written any more; nothing is taken in until the disk is sound "

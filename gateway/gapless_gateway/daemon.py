@@ -32,7 +32,7 @@ from gapless_gateway.publisher.publisher import build as build_publisher
 from gapless_gateway.serial_line import check_is_serial
 from gapless_gateway.session import PortSession
 from gapless_gateway.wal.disk import Disk
-from gapless_gateway.wal.entries import Record, Run, Stopped
+from gapless_gateway.wal.entries import GONE_CORRUPTION, Gone, Record, Run, Stopped
 from gapless_gateway.wal.errors import WalError, WalFull
 from gapless_gateway.wal.log import Log
 from gapless_gateway.web import WebServer
@@ -93,7 +93,9 @@ class Daemon:
         """Make the Run entry durable: nobody is answered, and nothing sent, without its number."""
         wal, recovered = self._wal, self._wal.recovered
         # Runs that the log has lost may have sent: their numbers are part of what was sent.
-        skipped = RUNS_SKIPPED if wal.account.uncertain else 0
+        skipped = RUNS_SKIPPED if wal.account.uncertain or recovered.copied else 0
+        if recovered.copied:  # what was written since the copy was made is in no file here
+            wal.append(Gone(wal.next_lsn, GONE_CORRUPTION, ()))
         self._run = wal.account.run + 1 + skipped
         wal.append(
             Run(

@@ -44,6 +44,7 @@ class LinkedStream:
         self._counters = ingest.metrics.device(self.device)
         self._sparse = SparseLog(log)
         self._acked = 0
+        self._opening_lsn = 0  # of the last entry that opened it: before that, nothing is acked
         self._taken_through = 0  # what came in this session, and was skipped, without a hole
         self._stored_through = 0  # what was in the log when it began
         self._reclaiming = IntervalSet()  # unreadable here, and on its way again from the board
@@ -56,7 +57,7 @@ class LinkedStream:
         account, now_ms = self._ingest.account, self._ingest.clock.utc_ms()
         former = account.by_device(self.device)
         settlement = settle(self._hello, account.streams.get(self.stream), account.log_id)
-        self._acked = self._taken_through = settlement.durable
+        self._acked, self._taken_through = settlement.stored, settlement.durable
         known = account.streams.get(self.stream)
         self._stored_through = known.durable if known is not None else settlement.durable
         self._reclaiming = IntervalSet(settlement.reclaimed)
@@ -67,6 +68,7 @@ class LinkedStream:
         self._ingest.append_session(self._session_entry(settlement.base, now_ms))
         for first, last, log_id in settlement.elsewhere:
             self._ingest.committer.append(Elsewhere(self.stream, first, last, log_id))
+        self._opening_lsn = self._ingest.committer.next_lsn - 1
         for first, last in settlement.given_up:
             self._append_lost(
                 Lost(
@@ -84,7 +86,7 @@ class LinkedStream:
     def durable_to_ack(self) -> int | None:
         """Return the durable seq if it has moved since the last call, else None."""
         known = self._account()
-        if known is None:
+        if known is None or self._ingest.committer.applied_lsn < self._opening_lsn:
             return None
         # Of a board that is asked again, only what came again: it frees all that is acked.
         durable = min(known.durable, self._taken_through)

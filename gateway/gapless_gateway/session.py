@@ -249,12 +249,12 @@ class PortSession:
             self._offered_stream = self._stream_of(hello)
             account = self._ingest.account
             known = account.streams.get(self._offered_stream)
-            durable = settle(hello, known, account.log_id).durable
+            settlement = settle(hello, known, account.log_id)
             self._receiver.welcome(
                 account.log_id,
                 self._offered_stream,
-                durable,
-                durable + self._ingest.credit_window(),
+                settlement.stored,
+                settlement.durable + self._ingest.credit_window(),
             )
         self._pump()
 
@@ -312,9 +312,9 @@ class PortSession:
         hello = starting.hello
         linked = self.linked = LinkedStream(self.port, hello, starting.stream, self._ingest)
         settlement = linked.open()
-        durable = settlement.durable
+        credit = settlement.durable + self._ingest.credit_window()
         self._receiver.begin(settlement.expected, list(settlement.skipped))
-        self._receiver.acknowledge(durable, durable + self._ingest.credit_window())
+        self._receiver.acknowledge(settlement.stored, credit)
         if starting.early_sample is not None:
             linked.take_clock(starting.early_sample)
         self._starting = None
@@ -327,7 +327,7 @@ class PortSession:
                 "stream": linked.stream.hex(),
                 "boot": hello.boot,
                 "next_seq": hello.next,
-                "durable": durable,
+                "durable": settlement.durable,
                 "gaps": len(settlement.gaps),
             },
         )

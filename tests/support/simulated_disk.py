@@ -1,15 +1,22 @@
 """A disk in memory that does what real disks are allowed to do.
 
 Legal faults, and no others:
-- A power cut (`PowerCutError`) before any system call, or in the middle of a write. After it the
+- Power cut (`PowerCutError`): before any system call, or in the middle of a write. After it the
   disk holds, of every file, what was synced plus any subset of the 512-byte sectors written
   since; the length may have grown without the bytes (zeros). Of every directory it holds what was
   synced plus any subset of the changes since, each change whole (a rename is one change).
+- Kill (`PowerCutError` as well, `after_kill` instead of `after_power_cut`): the process loses its
+  locks; the kernel and its cache live on.
 - A write or a sync fails with an errno. A failed write may have written a part. After a failed
-  sync the pages count as clean: they are read back from the cache, no later sync writes them, and
-  a power cut loses them.
-- A process that is killed loses nothing but its locks.
-What was synced, and not written since, never changes.
+  sync any subset of its sectors is on the disk, and the pages count as clean: they are read back
+  from the cache, no later sync writes them, and a power cut, or the cache giving up clean pages
+  (`drop_clean_pages`), loses them.
+- No room: with `capacity_bytes` set, what makes the sum of all files (and of `others_bytes`, which
+  somebody else takes up) larger fails with ENOSPC; as much as fits may have been written. Bytes
+  are taken by write, truncate and allocate, and freed by truncate, unlink and a rename over a
+  file. What is written over bytes that are there needs no room; nor do names and directories.
+- Bit rot (`rot`): a bit of a durable byte flips, at rest, in any file; `rotted` remembers which.
+But for bit rot, what was synced, and not written since, never changes.
 """
 
 from __future__ import annotations
@@ -48,16 +55,14 @@ class Inode:
                 _put(self.durable, offset, data)
         self.dirty.clear()
 
+    def fail_to_sync(self, rng: random.Random) -> None:
+        """Any subset is on the disk; all counts as clean for the kernel, and is never written."""
+        _put_sectors(self.durable, self.dirty, rng, "random")
+        self.dirty.clear()
+
     def after_power_cut(self, rng: random.Random, keep: str) -> Inode:
         survivor = bytearray(self.durable)
-        for offset, data in self.dirty:
-            if data is None:
-                if _chosen(rng, keep):
-                    del survivor[offset:]
-                continue
-            for start in range(0, max(len(data), 1), SECTOR_BYTES):
-                if _chosen(rng, keep):
-                    _put(survivor, offset + start, data[start : start + SECTOR_BYTES])
+        _put_sectors(survivor, self.dirty, rng, keep)
         if keep == "random" and self.dirty and rng.random() < 0.3:
             grown = max(offset + len(data or b"") for offset, data in self.dirty)
             survivor.extend(bytes(max(0, grown - len(survivor))))
@@ -97,6 +102,12 @@ class SimulatedDisk:
         self.calls = 0
         self.power_cut_at: int | None = None
         self.fail_at: dict[int, int] = {}  # number of the call -> errno
+        self.fail_next: dict[str, int] = {}  # "write" | "sync" -> errno, of the next such call
+        self.failures: list[str] = []  # the calls that failed with an errno that was asked for
+        self.capacity_bytes: int | None = None  # None: there is always room
+        self.others_bytes = 0
+        self.refused_for_room = 0
+        self.rotted: list[tuple[Path, int, int]] = []  # (file, offset, bit)
         self.trace: list[str] = []
         self.rng = random.Random(0)
 
@@ -117,13 +128,38 @@ class SimulatedDisk:
                 reborn[id(inode)] = inode.after_power_cut(rng, keep)
             disk.names[path] = reborn[id(inode)]
         disk.durable_names = dict(disk.names)
+        disk.rng = self.rng
+        disk.capacity_bytes, disk.others_bytes = self.capacity_bytes, self.others_bytes
+        disk.rotted = self.rotted
         return disk
 
     def after_kill(self) -> SimulatedDisk:
         """The process died; the kernel and its page cache live on."""
         self.locked.clear()
-        self.power_cut_at, self.fail_at = None, {}
+        self.power_cut_at, self.fail_at, self.fail_next = None, {}, {}
         return self
+
+    def drop_clean_pages(self) -> None:
+        """The kernel needs memory: what counts as clean is read from the disk again."""
+        for inode in self.names.values():
+            if not inode.dirty and inode.cached != inode.durable:
+                inode.cached[:] = inode.durable
+
+    def rot(self, path: Path, offset: int, bit: int) -> None:
+        """Flip a bit of a byte that is on the disk."""
+        inode = self.names[path]
+        inode.durable[offset] ^= 1 << bit
+        if offset < len(inode.cached):
+            inode.cached[offset] ^= 1 << bit
+        self.rotted.append((path, offset, bit))
+
+    @property
+    def free_bytes(self) -> int:
+        if self.capacity_bytes is None:
+            return 1 << 40
+        inodes = {id(inode): inode for inode in self.names.values()}
+        used = sum(len(inode.cached) for inode in inodes.values())
+        return max(0, self.capacity_bytes - self.others_bytes - used)
 
     def content(self, path: Path) -> bytearray:
         """The bytes of a file, to be read or spoilt in place (both cached and durable)."""
@@ -188,7 +224,7 @@ class SimulatedDisk:
         file.fdatasync()
 
     def space(self, path: Path) -> tuple[int, int]:
-        return 1 << 40, 1 << 40
+        return self.free_bytes, (1 << 40 if self.capacity_bytes is None else self.capacity_bytes)
 
     def fsync_directory(self, path: Path) -> None:
         self._call(f"fsync_directory {path.name}")
@@ -222,8 +258,14 @@ class SimulatedDisk:
         self.trace.append(words)
         if self.calls == self.power_cut_at:
             raise PowerCutError(words)
-        if self.calls in self.fail_at:
-            raise OSError(self.fail_at[self.calls], "simulated fault")
+        number = self.fail_at.get(self.calls)
+        if number is None and self.fail_next:
+            number = self.fail_next.pop(
+                "write" if words.startswith("write") else "sync" if "sync" in words else "", None
+            )
+        if number is not None:
+            self.failures.append(words)
+            raise OSError(number, "simulated fault")
 
 
 class SimulatedFile:
@@ -234,13 +276,23 @@ class SimulatedFile:
         self.write_at(len(self._inode.cached), data)
 
     def write_at(self, offset: int, data: bytes) -> None:
+        rng = self._disk.rng
+        fits = self._fits(offset, data)
         try:
             self._disk._call(f"write {self._name}")
         except (PowerCutError, OSError):
-            part = data[: self._disk.rng.randrange(len(data) + 1)]
-            self._inode.write(offset, part)
+            self._inode.write(offset, data[: rng.randrange(fits + 1)])
             raise
+        if fits < len(data):
+            self._disk.refused_for_room += 1
+            self._inode.write(offset, data[: rng.randrange(fits + 1)])
+            raise OSError(errno.ENOSPC, "No space left on device")
         self._inode.write(offset, data)
+
+    def _fits(self, offset: int, data: bytes) -> int:
+        """How many of these bytes there is room for."""
+        end_max = max(len(self._inode.cached), offset) + self._disk.free_bytes
+        return max(0, min(len(data), end_max - offset))
 
     def truncate(self, length: int) -> None:
         self._disk._call(f"truncate {self._name}")
@@ -250,7 +302,7 @@ class SimulatedFile:
         try:
             self._disk._call(f"fdatasync {self._name}")
         except OSError:
-            self._inode.dirty.clear()  # clean for the kernel, and never written
+            self._inode.fail_to_sync(self._disk.rng)
             raise
         self._inode.sync()
 
@@ -285,6 +337,19 @@ def _put(data: bytearray, offset: int, new: bytes) -> None:
     if len(data) < offset:
         data.extend(bytes(offset - len(data)))
     data[offset : offset + len(new)] = new
+
+
+def _put_sectors(
+    survivor: bytearray, dirty: list[tuple[int, bytes | None]], rng: random.Random, keep: str
+) -> None:
+    for offset, data in dirty:
+        if data is None:
+            if _chosen(rng, keep):
+                del survivor[offset:]
+            continue
+        for start in range(0, max(len(data), 1), SECTOR_BYTES):
+            if _chosen(rng, keep):
+                _put(survivor, offset + start, data[start : start + SECTOR_BYTES])
 
 
 def _chosen(rng: random.Random, keep: str) -> bool:

@@ -148,6 +148,8 @@ class History:
             {"resume": min(one["resume"], log.next_lsn), "mark": min(one["mark"], log.next_lsn - 1)}
             for one in legal
         ]
+        if log.cursor.may_be_old:  # a power cut tore the slot that was being stored
+            clamped = [one | {"mark": log.next_lsn - 1} for one in clamped]
         assert cursor in clamped and not log.recovered.cursor_lost
         return found
 

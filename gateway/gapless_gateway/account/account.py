@@ -106,6 +106,8 @@ class Account:
         self.pending_peak = 0
         self.faults = 0
         self.uncertain = False  # entries may be gone that the following ones build on
+        self.outages_uncertain = False  # so may the beginning or the end of an outage
+        self.streams_uncertain = False  # and the Session that opened a stream
         self.violations = 0  # of entries that belong to no stream
         self.findings: list[str] = []
         self._uid_of_name: dict[str, bytes] = {}
@@ -218,7 +220,7 @@ class Account:
     def _check_outage(self, outage: int, at_ms: int) -> None:
         if outage <= self.outages_total:
             return
-        if self.uncertain:  # the entry with which it began is gone
+        if self.outages_uncertain:  # the entry with which it began is gone
             self._begin_outage(OutageAccount(outage, at_ms, "unknown", 0))
         else:
             self._violate(f"an entry of outage {outage}, which never began")
@@ -236,7 +238,7 @@ class Account:
 
     def _fold_gone(self, entry: Gone) -> None:
         if entry.cause == GONE_CORRUPTION:
-            self.uncertain = True
+            self.uncertain = self.outages_uncertain = self.streams_uncertain = True
             for one in self.streams.values():
                 one.uncertain = True
         for stream, first, last in entry.ranges:
@@ -280,8 +282,9 @@ class Account:
                 if other.device == entry.device and other.uid == entry.uid:
                     other.close()
             known = StreamAccount(entry.stream, entry.device, entry.uid, entry.base)
+            known.uncertain = self.streams_uncertain
             self.streams[entry.stream] = known
-            known.take_session(entry, self.log_id, opens=True)
+            known.take_session(entry, self.log_id, opens=not known.uncertain)
         else:
             known.take_session(entry, self.log_id, opens=False)
         self._uid_of_name.setdefault(entry.device, entry.uid)
@@ -298,15 +301,16 @@ class Account:
         lasting = self.outage
         if entry.began:
             follows = lasting is None and entry.id == self.outages_total + 1
-            if not follows and not self.uncertain:
+            if not follows and not self.outages_uncertain:
                 self._violate(f"outage {entry.id} began after {self.outages_total}")
             if lasting is not None:
                 lasting.ended_ms = entry.at_ms
             self._begin_outage(OutageAccount(entry.id, entry.at_ms, entry.cause, entry.pending))
         elif lasting is not None and lasting.id == entry.id:
             lasting.ended_ms = entry.at_ms
-        elif not self.uncertain:
+        elif not self.outages_uncertain:
             self._violate(f"outage {entry.id} ended and had not begun")
+        self.outages_uncertain = False
 
     def _begin_outage(self, outage: OutageAccount) -> None:
         self.outages_total = max(self.outages_total, outage.id)
@@ -373,6 +377,8 @@ class Account:
             "v": SNAPSHOT_VERSION,
             **{name: getattr(self, name) for name in _PLAIN},
             "uncertain": self.uncertain,
+            "outages_uncertain": self.outages_uncertain,
+            "streams_uncertain": self.streams_uncertain,
             "findings": list(self.findings),
             "last_progress": list(self.last_progress),
             "streams": [snapshot_of(one) for one in self.streams.values()],
@@ -409,6 +415,8 @@ class Account:
         for name in _PLAIN:
             setattr(account, name, state[name])
         account.uncertain = version > 1 and state["uncertain"]
+        account.outages_uncertain = version > 1 and state["outages_uncertain"]
+        account.streams_uncertain = version > 1 and state["streams_uncertain"]
         account.findings = list(state["findings"])
         run, at_ms = state["last_progress"]
         account.last_progress = (run, at_ms)

@@ -74,7 +74,8 @@ def _check_stream(hello: HelloIdentity, account: Account) -> IdentityFault | Non
     if stream is None:
         return None
     label = stream.stream.hex()
-    if (stream.device, stream.uid) != (hello.device_id, bytes(hello.uid)):
+    nameless = not stream.uid  # the Session that opened it cannot be read any more
+    if not nameless and (stream.device, stream.uid) != (hello.device_id, bytes(hello.uid)):
         words = f"stream {label} belongs to {stream.device}, not to {hello.device_id}"
         return IdentityFault(REJECT_IDENTITY, "stream_taken", words)
     if stream.ended:

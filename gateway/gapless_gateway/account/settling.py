@@ -78,6 +78,7 @@ class Numbering(Protocol):
     durable: int
     exact_through: int
     doubtful: IntervalSet
+    elsewhere: IntervalMap[bytes]
 
     @property
     def claimed(self) -> int:
@@ -107,7 +108,11 @@ class Settlement:
     # Stored and unreadable: what the board will send again, and what nobody has any more.
     reclaimed: tuple[tuple[int, int], ...] = ()
     given_up: tuple[tuple[int, int], ...] = ()
-    stored_ahead: tuple[tuple[int, int], ...] = ()  # beyond `durable`, readable, not held
+    # Beyond `durable` and answered for already: stored and readable, or elsewhere. Not held.
+    accounted_ahead: tuple[tuple[int, int], ...] = ()
+    # How much may be acked before the Session and `elsewhere` are durable. A board remembers only
+    # who acked it last: it would hold us to what another log has, if we forgot that in a crash.
+    stored: int = 0
 
     @property
     def expected(self) -> int:
@@ -124,7 +129,7 @@ class Settlement:
         """
         beyond = [
             (first, last, ELSEWHERE, False)
-            for first, last in (*((a, b) for a, b, _ in self.elsewhere), *self.stored_ahead)
+            for first, last in (*((a, b) for a, b, _ in self.elsewhere), *self.accounted_ahead)
             if first > self.durable
         ]
         return tuple(sorted([*self.gaps, *beyond]))
@@ -157,7 +162,11 @@ def settle(
         if hello.next <= stream.claimed:
             return Settlement(base, durable, went_backwards=_backwards(hello.next, stream.claimed))
 
-    missing = IntervalSet([(durable + 1, hello.next - 1)]).difference(held)
+    known_elsewhere = IntervalSet()  # it may stand ahead of what is missing before it
+    if stream is not None:
+        known_elsewhere = stream.elsewhere.keys().within(durable + 1, hello.next - 1)
+    missing = IntervalSet([(durable + 1, hello.next - 1)])
+    missing = missing.difference(held).difference(known_elsewhere)
     gaps: IntervalMap[tuple[int, bool]] = IntervalMap()
     elsewhere: list[tuple[int, int, bytes]] = []
     for first, last in missing.within(durable + 1, acked):
@@ -177,19 +186,20 @@ def settle(
         unreadable = stream.unreadable_quarantined
     reclaimed = unreadable.keys().intersection(held)
     given_up = IntervalSet((a, b) for a, b, may_be_sent in unreadable if not may_be_sent)
-    stored_ahead = IntervalSet()
+    accounted_ahead = known_elsewhere.difference(held)
     if reclaimed:
         again = reclaimed.ranges()[0][0]
-        stored_ahead = IntervalSet([(again, durable)]).difference(held)
+        accounted_ahead = accounted_ahead.union(IntervalSet([(again, durable)]).difference(held))
         durable = again - 1
     return Settlement(
         base,
         durable,
         _flat(gaps),
         tuple(elsewhere),
+        stored=0 if stream is None or elsewhere else min(stream.durable, durable),
         reclaimed=tuple(reclaimed),
         given_up=tuple(given_up.difference(held)),
-        stored_ahead=tuple(stored_ahead),
+        accounted_ahead=tuple(accounted_ahead),
     )
 
 

@@ -198,7 +198,8 @@ class StreamAccount(StreamFacts):
         if (not entry.by_gateway or entry.reason in GIVEN_UP_REASONS) and may_go:
             self.stored.remove(first, last)
             self.quarantined.remove(first, last)
-            self.unreadable.remove(first, last)
+            if entry.by_gateway:
+                self.unreadable.remove(first, last)
             self.lost.assign(first, last, verdict)
             return
         self.violate(f"LOST {first}..{last} stands behind {self.durable}")
@@ -220,7 +221,8 @@ class StreamAccount(StreamFacts):
             self.violate("session on a stream that was closed")
         if any(not 0 < first <= last < entry.next for first, last in entry.held):
             self.violate(f"session holds {entry.held} and numbers next {entry.next}")
-        self.uncertain = False
+        # What is settled here may rest on a HELLO that is gone: it knew more of what is in doubt.
+        self.uncertain = self.uncertain and bool(settlement.gaps)
         self.sessions += 1
         self.boot, self.uptime_ms = entry.boot, entry.uptime_ms
         self.last_heard_ms = entry.at_ms
@@ -247,7 +249,7 @@ class StreamAccount(StreamFacts):
         if not self.base < first <= last or taken.within(first, last) or first <= self.durable:
             self.violate(f"elsewhere {first}..{last} names numbers that are accounted for here")
         settled = self.awaited.within(first, last) == [(first, last, (ELSEWHERE, False))]
-        if not settled or entry.log_id != self.acked_by:
+        if not self.uncertain and (not settled or entry.log_id != self.acked_by):
             self.violate(f"elsewhere {first}..{last} was not acked by that log, says the HELLO")
         for one in IntervalSet([(first, last)]).difference(taken):
             self.elsewhere.assign(*one, entry.log_id)
@@ -292,10 +294,20 @@ class StreamAccount(StreamFacts):
 
     def close(self) -> None:
         """Another stream follows this one; what never got here was declared before that."""
-        if self.held:
+        if self.held and self.uncertain:
+            self._take_closing_lost()
+        elif self.held:
             self.violate(f"closed before {self.held.ranges()} at the board were declared lost")
         self._expect_only(())
         self.closed = True
+
+    def _take_closing_lost(self) -> None:
+        """A stream is closed only behind the LOST of all it left behind: they are what is gone."""
+        held = self.held
+        for first, last, reason, at_most in settle_closed(self):
+            for one in held.within(first, last):
+                self.lost.assign(*one, (reason, at_most))
+        self._advance(self.claimed)
 
     def violate(self, words: str) -> None:
         """Count an entry that cannot stand where it stands; keep the first few findings' words."""

@@ -37,7 +37,8 @@ class StreamFacts:
         self.lost: IntervalMap[tuple[int, bool]] = IntervalMap()  # -> (reason, at_most)
         self.elsewhere: IntervalMap[bytes] = IntervalMap()  # -> log_id
         self.quarantined = IntervalSet()
-        # Stored numbers whose bytes are gone -> whether they may have been sent all the same.
+        # Stored numbers whose bytes are gone -> whether they may have been sent all the same. Also
+        # those that their board declared lost then, which the consumer has to be told out of turn.
         self.unreadable: IntervalMap[bool] = IntervalMap()
         self.requeued = IntervalSet()  # out of quarantine again, and not delivered yet
         self.uncertain = False  # entries that speak of this stream may be gone from the log

@@ -111,8 +111,9 @@ class Delivery:
             queue = self._of_stream[entry.stream] = deque()
         queue.append(flight)
         self.sent_lsn = max(self.sent_lsn, lsn)
-        for through in (self.sent_through, self._passed):
-            through[entry.stream] = max(through.get(entry.stream, 0), flight.last)
+        self.sent_through[entry.stream] = max(self.sent_through.get(entry.stream, 0), flight.last)
+        if not isinstance(entry, Elsewhere):  # it may stand ahead of the seqs before it
+            self._passed[entry.stream] = max(self._passed.get(entry.stream, 0), flight.last)
         return flight
 
     def deliver(self, flight: Flight) -> None:

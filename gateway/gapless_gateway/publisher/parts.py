@@ -44,6 +44,10 @@ class StreamView(Protocol):
         """The seqs that the broker refused for good, or that cannot be read any more."""
 
     @property
+    def unreadable(self) -> IntervalMap[bool]:
+        """The seqs whose bytes are gone -> whether they may have been sent."""
+
+    @property
     def requeued(self) -> IntervalSet:
         """The seqs that came out of quarantine and are not delivered yet."""
 

@@ -29,6 +29,7 @@ from gapless_gateway.publisher.settings import PublisherSettings
 from gapless_gateway.publisher.standing_in import SetAside, pieces_of
 from gapless_gateway.wal.entries import (
     GIVEN_UP_REASONS,
+    REASON_GATEWAY_ROLLBACK,
     Delivered,
     Elsewhere,
     Entry,
@@ -43,6 +44,11 @@ _log = logging.getLogger("gapless.publisher")
 
 # With PUBACK as delivery, so many windows of entries may pile up behind one that is held back.
 WINDOWS_HELD_MAX = 4
+
+
+def _is_forgotten(entry: Sendable) -> bool:
+    """Whether the log forgot these numbers once, and with them what it sent of them."""
+    return isinstance(entry, Lost) and entry.reason == REASON_GATEWAY_ROLLBACK
 
 
 class Sending:
@@ -252,7 +258,7 @@ class Sending:
             return
         if delivery.is_delivered(entry):
             return
-        redelivery = lsn <= delivery.resend_through
+        redelivery = lsn <= delivery.resend_through or _is_forgotten(entry)
         if redelivery and last_seq(entry) <= self._receipts.heard.get(entry.stream, 0):
             delivery.pass_over(lsn, entry)
             return
@@ -271,8 +277,12 @@ class Sending:
         if isinstance(entry, Record):
             requeued = self._log.account.streams[entry.stream].requeued
             return bool(requeued) and self._is_requeued(entry)
-        late = isinstance(entry, Lost) and entry.by_gateway and entry.reason in GIVEN_UP_REASONS
-        return late and self._delivery.is_passed(entry)
+        if not isinstance(entry, Lost) or not self._delivery.is_passed(entry):
+            return False
+        if entry.by_gateway:
+            return entry.reason in GIVEN_UP_REASONS
+        unreadable = self._log.account.streams[entry.stream].unreadable
+        return bool(unreadable and unreadable.within(entry.first, entry.last))
 
     def _is_requeued(self, entry: Record) -> bool:
         """Whether a record is out of quarantine, and the log does not say yet that it arrived."""

@@ -1,8 +1,9 @@
 """The cursor: how far delivery has come, in one small file that is overwritten in place.
 
 Two slots, each with a CRC; the next state goes over the older one and is synced. A slot that a
-power cut tore fails its CRC, and the other one, the state before, holds. docs/wal-format.md has
-the bytes.
+power cut tore fails its CRC, and the other one, the state before, holds. It cannot be told from
+one that went bad after it was synced, and then more may have been sent than the other one says: so
+all that is stored counts as perhaps sent (recovery.py). docs/wal-format.md has the bytes.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Cursor:
         self.resume_lsn = 1  # every entry below needs no sending any more
         self.send_mark_lsn = 0  # nothing above was ever sent
         self.generation = 0
+        # Read from one slot while the other holds something unreadable, which may be newer.
+        self.may_be_old = False
         self._file: DiskFile | None = None
         self._failed = False
 
@@ -115,9 +118,15 @@ def decode_slot(data: bytes) -> Cursor | None:
 def read_cursor(disk: Disk, path: Path) -> Cursor | None:
     """The newer valid slot of the file; None if neither holds. Raises OSError, WalTooNew."""
     data = disk.read(path)
-    slots = [decode_slot(data[:SLOT_BYTES]), decode_slot(data[SLOT_BYTES:])]
+    halves = (data[:SLOT_BYTES], data[SLOT_BYTES:])
+    slots = [decode_slot(half) for half in halves]
     valid = [slot for slot in slots if slot is not None]
-    return max(valid, key=lambda slot: slot.generation, default=None)
+    newest = max(valid, key=lambda slot: slot.generation, default=None)
+    if newest is not None:
+        newest.may_be_old = any(
+            slot is None and any(half) for slot, half in zip(slots, halves, strict=True)
+        )
+    return newest
 
 
 def renew_cursor_file(disk: Disk, path: Path, cursor: Cursor) -> None:

@@ -6,7 +6,8 @@ Which numbers are gone is derived, never guessed:
   log by then. What it has beyond the account before this segment, and what cannot be read in it,
   stood where the damage is. So even a segment that is missing altogether is known number by number.
 - Of the newest segment: between the last number of a stream before the damage and its first one
-  behind it lie the numbers that are gone, and so do those that the cursor says were delivered.
+  behind it lie the numbers that are gone, and so do those that the cursor, or a Progress behind it,
+  says were delivered, and those that a HELLO behind it says were acked here.
   What was gone from its very end no one here can know; the boards tell it with their next HELLO.
 
 Nothing here touches a disk but to read. docs/wal-format.md, "Damage", has it in prose.
@@ -26,6 +27,7 @@ from gapless_gateway.wal.entries import (
     Elsewhere,
     Gone,
     Lost,
+    Progress,
     Record,
     Session,
     decode_payload,
@@ -54,6 +56,9 @@ class ReadableRun:
     told: Numbers = field(default_factory=dict)  # of records, LOST and Gone
     elsewhere: Numbers = field(default_factory=dict)
     bases: dict[bytes, int] = field(default_factory=dict)  # of the streams that a Session names
+    # stream -> the number up to which the log had it all, as a HELLO that was acked here or a
+    # Progress says
+    witnessed: dict[bytes, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -122,7 +127,7 @@ def _read_run(scan: SegmentScan, reading: SegmentReading) -> None:
     while raw_entries := scan.take(SCAN_ENTRIES):
         for raw in raw_entries:
             run.first_batch = run.first_batch or raw.batch_first_lsn
-            _note_numbers(run, raw)
+            _note_numbers(run, raw, scan.header.log_id)
         run.last_batch = raw_entries[-1].batch_first_lsn
     run.end_offset = scan.offset
     if run.end_offset > run.offset:
@@ -130,11 +135,11 @@ def _read_run(scan: SegmentScan, reading: SegmentReading) -> None:
         reading.end_lsn = scan.lsn
 
 
-def _note_numbers(run: ReadableRun, raw: RawEntry) -> None:
+def _note_numbers(run: ReadableRun, raw: RawEntry, log_id: bytes) -> None:
     if raw.kind == Record.KIND:
         stream, seq = RECORD_FIXED.unpack_from(raw.payload)[:2]
         run.told.setdefault(stream, IntervalSet()).add(seq, seq)
-    elif raw.kind in (Lost.KIND, Gone.KIND, Elsewhere.KIND, Session.KIND):
+    elif raw.kind in (Lost.KIND, Gone.KIND, Elsewhere.KIND, Session.KIND, Progress.KIND):
         entry = decode_payload(raw.kind, raw.payload)
         if isinstance(entry, Lost):
             run.told.setdefault(entry.stream, IntervalSet()).add(entry.first, entry.last)
@@ -142,25 +147,50 @@ def _note_numbers(run: ReadableRun, raw: RawEntry) -> None:
             run.elsewhere.setdefault(entry.stream, IntervalSet()).add(entry.first, entry.last)
         elif isinstance(entry, Session):
             run.bases.setdefault(entry.stream, entry.base)
+            if entry.acked_by == log_id:
+                _witness(run, entry.stream, entry.acked)
+        elif isinstance(entry, Progress):
+            for stream, delivered_through, *_ in entry.streams:
+                _witness(run, stream, delivered_through)
         elif isinstance(entry, Gone):
             for stream, first, last in entry.ranges:
                 run.told.setdefault(stream, IntervalSet()).add(first, last)
 
 
+def _witness(run: ReadableRun, stream: bytes, through: int) -> None:
+    run.witnessed[stream] = max(run.witnessed.get(stream, 0), through)
+
+
 def assign_by_accounts(reading: SegmentReading, before: Numbers, after: Numbers) -> None:
     """Say what stood in each gap of an older segment, from what was known on both sides of it."""
     readable = told_by(reading)
+    if not reading.gaps:
+        return
     for stream, numbers in after.items():
         missing = numbers
         for one in (before, readable):
             missing = missing.difference(one.get(stream, IntervalSet()))
-        for index, piece in enumerate(reading.pieces):
-            if isinstance(piece, Gap) and missing:
-                start = missing.ranges()[0][0]
-                behind = _first_behind(reading.pieces[index + 1 :], stream, start)
-                last = missing.ranges()[-1][1] if behind is None else behind - 1
-                piece.ranges += [(stream, a, b) for a, b in missing.within(start, last)]
-                missing.remove(start, last)
+        for first, last in missing:
+            _gap_of(reading, stream, first, last).ranges.append((stream, first, last))
+
+
+def _gap_of(reading: SegmentReading, stream: bytes, first: int, last: int) -> Gap:
+    """The gap in which these numbers stood: behind the lower ones and before the higher ones.
+
+    The first of several that it may be: what lies lower may have been sent, so nobody will declare
+    lost what somebody has.
+    """
+    told = [
+        one.told.get(stream, IntervalSet()) if isinstance(one, ReadableRun) else IntervalSet()
+        for one in reading.pieces
+    ]
+    end = next((at for at, one in enumerate(told) if one and one.ranges()[-1][1] > last), len(told))
+    start = max(
+        (at for at in range(end) if told[at] and told[at].ranges()[0][0] < first), default=-1
+    )
+    inside = [one for one in reading.pieces[start + 1 : end] if isinstance(one, Gap)]
+    ahead = [one for one in reading.pieces[:end] if isinstance(one, Gap)]
+    return (inside or ahead[-1:] or reading.gaps)[0]
 
 
 def assign_by_neighbours(
@@ -183,14 +213,15 @@ def assign_by_neighbours(
             continue
         rest = reading.pieces[index + 1 :]
         is_last_gap = not any(isinstance(one, Gap) for one in rest)
+        next_run = rest[0] if rest and isinstance(rest[0], ReadableRun) else ReadableRun(0, 0)
         for stream, through in list(durable.items()):
             behind = _first_behind(rest, stream, through + 1)
             if behind is not None:
                 last = behind - 1
-            elif is_last_gap:
-                last = delivered_through.get(stream, 0)
             else:
-                continue
+                last = next_run.witnessed.get(stream, 0)
+                if is_last_gap:
+                    last = max(last, delivered_through.get(stream, 0))
             gone = IntervalSet([(through + 1, last)])
             gone = gone.difference(elsewhere.get(stream, IntervalSet()))
             piece.ranges += [(stream, a, b) for a, b in gone]

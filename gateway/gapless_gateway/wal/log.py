@@ -36,6 +36,7 @@ from gapless_gateway.wal.disk import Disk, NoRoom, OsDisk, is_full, write_new_fi
 from gapless_gateway.wal.entries import Entry, Gone, decode_payload
 from gapless_gateway.wal.errors import WalDamaged, WalFailed, WalFull, WalNotWritable
 from gapless_gateway.wal.format import (
+    FormatTooNewError,
     HeaderDamagedError,
     SegmentHeader,
     crc_seed,
@@ -47,7 +48,7 @@ from gapless_gateway.wal.ledger import RetiredSegment
 from gapless_gateway.wal.ledger_compaction import LEDGER_LIMITS, LedgerLimits, compact_ledger
 from gapless_gateway.wal.paths import StatePaths
 from gapless_gateway.wal.recovery import OpenedLog, Opener, home_content, utc_now_ms
-from gapless_gateway.wal.repairing import Neighbours, SegmentRepair
+from gapless_gateway.wal.repairing import Neighbours, Repaired, SegmentRepair, too_new
 from gapless_gateway.wal.segment import RawEntry, SegmentScan, SegmentWriter
 from gapless_gateway.wal.space import Space
 from gapless_gateway.wal.summary import file_digest, summarise_segment
@@ -304,7 +305,7 @@ class Log:
         first entry may be a Gone that takes up `from_lsn`. Reading on from where the last call
         ended is cheap. Damage is repaired on the way: Gone stands in for what is lost (in the
         newest segment once another one has begun, and until then nothing is read). Raises OSError;
-        WalDamaged if even that is impossible.
+        WalDamaged if even that is impossible, WalTooNew.
         """
         lsn = max(from_lsn, self.first_lsn)
         readable_lsn = self._readable_lsn
@@ -410,13 +411,24 @@ class Log:
         """
         with self._repair_lock:
             try:
-                repaired = self._repair.drop_records(self._neighbours(first_lsn))
+                repaired = self._dropped_records(first_lsn)
             except NoRoom:
                 if not self.space.release_reserve():
                     raise
-                repaired = self._repair.drop_records(self._neighbours(first_lsn))
+                repaired = self._dropped_records(first_lsn)
             self._dropped.add(first_lsn)
         return [one for _, gone in repaired.gone for one in gone.ranges]
+
+    def _dropped_records(self, first_lsn: int) -> Repaired:
+        """The segment without its records; one that cannot be read is repaired first."""
+        where = self._neighbours(first_lsn)
+        try:
+            return self._repair.drop_records(where)
+        except (WalDamaged, HeaderDamagedError, FileNotFoundError):
+            self._repair.repair_older(where, self.cursor.delivered_through)
+            return self._repair.drop_records(where)
+        except FormatTooNewError as error:
+            raise too_new(self._paths.segment(first_lsn), error) from None
 
     def close(self) -> None:
         """Close the files and let go of the lock. What was not committed is gone."""
@@ -478,6 +490,8 @@ class Log:
                 scan = self._scan = SegmentScan(self._disk, self._paths.segment(first_lsn))
             except (HeaderDamagedError, FileNotFoundError):
                 return None, end
+            except FormatTooNewError as error:
+                raise too_new(self._paths.segment(first_lsn), error) from None
         return scan if scan.skip_to(lsn, end) else None, end
 
     def _segment_of(self, lsn: int) -> int:
@@ -558,6 +572,8 @@ class Log:
                 whole = scan.lsn == self._first_lsns[1]
             except (WalDamaged, HeaderDamagedError, FileNotFoundError):
                 whole = False
+            except FormatTooNewError as error:
+                raise too_new(path, error) from None
             if not whole:
                 self._repair_older(self._neighbours(first_lsn))
                 scan, summary, kept = summarise_segment(self._disk, path, quarantined)

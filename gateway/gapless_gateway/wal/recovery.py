@@ -20,10 +20,9 @@ from gapless_gateway.account.account import Account
 from gapless_gateway.wal.cursor import Cursor, read_cursor, renew_cursor_file, write_cursor_file
 from gapless_gateway.wal.disk import Disk, DiskLock, write_new_file
 from gapless_gateway.wal.entries import GONE_CORRUPTION, EntryMalformed, Gone, decode_payload
-from gapless_gateway.wal.errors import WalDamaged, WalInUse, WalTooNew
+from gapless_gateway.wal.errors import WalDamaged, WalInUse
 from gapless_gateway.wal.format import (
     HEADER_FIXED_BYTES,
-    SEGMENT_FORMAT,
     FormatTooNewError,
     HeaderDamagedError,
     SegmentHeader,
@@ -50,6 +49,7 @@ from gapless_gateway.wal.repairing import (
     keep_evidence,
     read_header,
     restore_account,
+    too_new,
 )
 from gapless_gateway.wal.segment import SegmentScan, SegmentWriter
 
@@ -220,8 +220,6 @@ class Opener:
             content = self._recover_ledger(scan.header, recovered)
             tail = self._fold(scan, cursor, repair, recovered)
             self._append_cut_tail(tail, cursor, recovered, put_back=put_back)
-            if recovered.copied:
-                self._append_gone(tail, tail.next_lsn, (), recovered)
             recovered.previous_clean = not tail.account.running
         finally:
             scan.close()
@@ -344,10 +342,7 @@ class Opener:
         try:
             return decode_fixed_header(self.disk.read(path, 0, HEADER_FIXED_BYTES))[0]
         except FormatTooNewError as error:
-            raise WalTooNew(
-                f"{path} has format {error.format} and this Gapless knows up to "
-                f"{SEGMENT_FORMAT}; install a newer Gapless"
-            ) from None
+            raise too_new(path, error) from None
         except HeaderDamagedError:
             return None
 
@@ -434,28 +429,17 @@ class Opener:
             return
         lsn = tail.next_lsn
         last_lsn = max(resume_lsn - 1, lsn)
-        self._append_gone(tail, last_lsn, tuple(ranges), recovered)
+        gone = Gone(last_lsn, GONE_CORRUPTION, tuple(ranges))
+        tail.writer.append(encode_entry(lsn, lsn, gone, crc_seed(tail.account.log_id)))
+        tail.account.apply(lsn, gone)
+        tail.next_lsn = last_lsn + 1
+        recovered.gone.append((lsn, gone))
         recovered.notes.append(
             f"the newest segment was missing, and begins anew with LSN {lsn}"
             if put_back
             else f"the log ends before LSN {last_lsn}, which the cursor says was delivered: "
             "its end was cut off, or the log was restored from an older copy than the cursor"
         )
-
-    def _append_gone(
-        self,
-        tail: _Tail,
-        last_lsn: int,
-        ranges: tuple[tuple[bytes, int, int], ...],
-        recovered: Recovery,
-    ) -> None:
-        """Say at the end of the log that entries up to `last_lsn` may have stood there once."""
-        lsn = tail.next_lsn
-        gone = Gone(last_lsn, GONE_CORRUPTION, ranges)
-        tail.writer.append(encode_entry(lsn, lsn, gone, crc_seed(tail.account.log_id)))
-        tail.account.apply(lsn, gone)
-        tail.next_lsn = last_lsn + 1
-        recovered.gone.append((lsn, gone))
 
     def _is_at_home(self) -> bool:
         """Whether this directory is the one that the log was written in, and no copy of it."""
@@ -536,6 +520,12 @@ class Opener:
             recovered.notes.append(
                 "the cursor is missing or unreadable: everything that is still stored is sent "
                 "again, flagged as a redelivery"
+            )
+        elif cursor.may_be_old:
+            cursor.send_mark_lsn = next_lsn - 1
+            recovered.notes.append(
+                "one of the two slots of the cursor is unreadable: what is still stored is flagged "
+                "as a redelivery, since it may have been sent"
             )
         if recovered.copied:
             cursor.send_mark_lsn = next_lsn - 1

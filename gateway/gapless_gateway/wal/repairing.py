@@ -23,6 +23,8 @@ from gapless_gateway.wal.errors import WalDamaged, WalTooNew
 from gapless_gateway.wal.format import (
     ENTRY_HEADER_BYTES,
     HEADER_FIXED_BYTES,
+    SEGMENT_FORMAT,
+    FormatTooNewError,
     HeaderDamagedError,
     SegmentHeader,
     decode_fixed_header,
@@ -68,6 +70,14 @@ class Neighbours:
     first_lsn: int
     previous_first_lsn: int
     next_first_lsn: int | None
+
+
+def too_new(path: Path, error: FormatTooNewError) -> WalTooNew:
+    """The sentence about a segment of a newer format."""
+    return WalTooNew(
+        f"{path} has format {error.format} and this Gapless knows up to {SEGMENT_FORMAT}; "
+        "install a newer Gapless"
+    )
 
 
 def restore_account(account_type: type[Account], snapshot: bytes, path: Path) -> Account:
@@ -217,13 +227,15 @@ class SegmentRepair:
         )
 
     def end_of(self, first_lsn: int) -> int | None:
-        """The LSN behind the last entry of a segment that can be read; None: it cannot."""
+        """The LSN behind the last entry of a segment; None: its end cannot be read."""
         try:
             scan = SegmentScan(self._disk, self._paths.segment(first_lsn), with_snapshot=False)
         except (HeaderDamagedError, FileNotFoundError):
             return None
         try:
-            return read_segment(scan, next_first_lsn=None).end_lsn
+            reading = read_segment(scan, next_first_lsn=None)
+            # What would be a torn tail in the newest segment is damage in one that others follow.
+            return reading.end_lsn if not reading.torn_bytes else None
         finally:
             scan.close()
 
@@ -244,6 +256,10 @@ class SegmentRepair:
             header = read_header(self._disk, path)
         except (HeaderDamagedError, FileNotFoundError):
             return None
+        except FormatTooNewError as error:
+            if path == self._paths.header_copy:
+                return None  # what it is a copy of says whether that is so
+            raise too_new(path, error) from None
         return header if header.log_id == self._log_id else None
 
     def _folded_through(self, path: Path, where: Neighbours) -> bytes | None:

@@ -29,6 +29,7 @@ class Known:
     base: int = 0
     exact_through: int = 0
     doubtful: IntervalSet = field(default_factory=IntervalSet)
+    elsewhere: IntervalMap[bytes] = field(default_factory=IntervalMap)
     unreadable_quarantined: IntervalMap[bool] = field(default_factory=IntervalMap)
 
 
@@ -155,6 +156,20 @@ def test_what_is_elsewhere_between_held_numbers_is_skipped_in_its_place() -> Non
     assert settlement.elsewhere == ((13, 14, OTHER_LOG_ID),)
     assert settlement.expected == 11
     assert settlement.skipped == ((13, 14, ELSEWHERE, False), (15, 19, RESET, False))
+
+
+def test_what_is_known_to_be_elsewhere_stays_so_though_a_number_before_it_went_missing() -> None:
+    known = Known(durable=1, claimed=3, elsewhere=IntervalMap([(3, 3, OTHER_LOG_ID)]))
+    settlement = settle(hello(6, held=((5, 5),), acked=3, acked_by=LOG_ID), known, LOG_ID)
+    assert settlement.gaps == (
+        (2, 2, REASON_GATEWAY_ROLLBACK, False),
+        (4, 4, REASON_RESET, False),
+    )
+    assert settlement.skipped == (
+        (2, 2, REASON_GATEWAY_ROLLBACK, False),
+        (3, 3, ELSEWHERE, False),
+        (4, 4, REASON_RESET, False),
+    )
 
 
 def test_a_log_answers_for_the_one_it_was_restored_from() -> None:
