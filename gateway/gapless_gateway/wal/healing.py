@@ -180,14 +180,18 @@ def _gap_of(reading: SegmentReading, stream: bytes, first: int, last: int) -> Ga
     The first of several that it may be: what lies lower may have been sent, so nobody will declare
     lost what somebody has.
     """
-    told = [
-        one.told.get(stream, IntervalSet()) if isinstance(one, ReadableRun) else IntervalSet()
-        for one in reading.pieces
-    ]
-    end = next((at for at, one in enumerate(told) if one and one.ranges()[-1][1] > last), len(told))
-    start = max(
-        (at for at in range(end) if told[at] and told[at].ranges()[0][0] < first), default=-1
-    )
+    start, end = -1, len(reading.pieces)
+    for at, piece in enumerate(reading.pieces):
+        if not isinstance(piece, ReadableRun):
+            continue
+        told = piece.told.get(stream, IntervalSet())
+        lower = told.union(piece.elsewhere.get(stream, IntervalSet()))
+        through = max([piece.witnessed.get(stream, 0), *(b for _, b in told)])
+        if through > last or piece.witnessed.get(stream, 0) >= last:
+            end = at
+            break
+        if lower and lower.ranges()[0][0] < first:
+            start = at
     inside = [one for one in reading.pieces[start + 1 : end] if isinstance(one, Gap)]
     ahead = [one for one in reading.pieces[:end] if isinstance(one, Gap)]
     return (inside or ahead[-1:] or reading.gaps)[0]

@@ -423,7 +423,10 @@ class Opener:
             resume_lsn = cursor.resume_lsn
             for stream, through in sorted(cursor.delivered_through.items()):
                 known = tail.account.streams.get(stream)
-                if known is not None and known.durable < through:
+                if known is None and through:
+                    # The Session that opened it is gone as well: its account begins here.
+                    ranges.append((stream, through, through))
+                elif known is not None and known.durable < through:
                     ranges.append((stream, known.durable + 1, through))
         if not (ranges or put_back or resume_lsn > tail.next_lsn):
             return

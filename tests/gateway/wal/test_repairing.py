@@ -578,3 +578,21 @@ def test_a_write_that_finds_the_disk_full_leaves_nothing_behind_and_is_tried_aga
         size = len(disk.content(FIRST))
     found = dict(read_all(open_log(disk.after_power_cut(0, "none"))))
     assert found == history.appended
+
+
+def test_a_stream_of_which_only_the_cursor_tells_begins_behind_what_was_delivered() -> None:
+    disk, history = one_segment()
+    log = open_log(disk, segment_bytes_max=1 << 20)
+    log.cursor.delivered_through = {STREAM: 10, OTHER: 10}
+    log.cursor.resume_lsn, log.cursor.send_mark_lsn = 24, 24
+    log.cursor.store()
+    log.close()
+    offsets = {i.lsn: i.offset for _, i in items_by_path(disk) if isinstance(i, ReadEntry)}
+    disk.spoil(FIRST, bytes(disk.content(FIRST)[: offsets[3]]))  # with the Session of OTHER
+    log = open_log(disk)
+    declare(log, history)
+    history.commit(log, session(11), session(12, stream=OTHER, device="pump-2"), record(11))
+    assert_sound(log)
+    other = log.account.streams[OTHER]
+    assert (other.device, other.base, other.durable) == ("pump-2", 9, 10)
+    assert other.balance().lost == 0, "what was delivered is never LOST"
