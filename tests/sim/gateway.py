@@ -164,7 +164,12 @@ class SimulatedPublisher(Publisher):
 class SimulatedReceiver:
     """The gateway's end of the link to one board, without its bytes."""
 
-    def __init__(self, board: Board, on_told: Callable[[bytes, int], None]) -> None:
+    def __init__(
+        self,
+        board: Board,
+        on_told: Callable[[bytes, int], None],
+        on_freed: Callable[[Board, int], None],
+    ) -> None:
         self.board = board
         self.counters: dict[str, int] = {}
         self.offer_state = NO_OFFER
@@ -172,7 +177,7 @@ class SimulatedReceiver:
         self.lose_acks = False
         self.late_ack: tuple[int, int] | None = None
         self.events: deque[Any] = deque()
-        self._on_told = on_told
+        self._on_told, self._on_freed = on_told, on_freed
         self._hello: Any = None
         self._life = 0
         self._reorder: ReorderBuffer | None = None
@@ -209,6 +214,7 @@ class SimulatedReceiver:
             return  # it was reset or unplugged meanwhile
         self._stream = stream
         self._on_told(stream, durable)
+        self._on_freed(self.board, durable)
         if self.session_state != IDLE:
             self._end("new session")
         self._durable = durable
@@ -357,7 +363,8 @@ class SimulatedGateway(Daemon):
             clock_ms=self._clock.utc_ms,
         )
         self.sessions = self._sessions = [
-            SimulatedSession(ingest, SimulatedReceiver(board, self._on_told)) for board in boards
+            SimulatedSession(ingest, SimulatedReceiver(board, self._on_told, self._on_freed))
+            for board in boards
         ]  # type: ignore[assignment]
         self.committer.call_on_durable(self._note_durable)
         self.committer.call_on_durable(self._on_durable)
@@ -485,3 +492,14 @@ class SimulatedGateway(Daemon):
             promise(
                 not failed, "ack after a failed sync", f"{stream.hex()} {durable} after {failed}"
             )
+
+    def _on_freed(self, board: Board, durable: int) -> None:
+        """A greeted board is about to forget what is durable."""
+        known = self.wal.account.streams.get(board.stream)
+        unreadable = known.unreadable_quarantined.keys() if known is not None else ()
+        freed = [seq for a, b in unreadable for seq in range(a, b + 1) if board.holds(seq)]
+        promise(
+            not any(seq <= durable for seq in freed),
+            "freed and unreadable",
+            f"{board.name} holds {freed}, unreadable here, and is told to forget them",
+        )

@@ -8,6 +8,7 @@ The names are what a broken promise is reported as:
     acked and gone      what a board was told is durable is in the log, delivered, or accounted for
                         by a listed fault; delivered means that the consumer really has it
     lost for nothing    no LOST for what was delivered, is held by its board, or was never in danger
+    freed and unreadable  a board that greets keeps what cannot be read here, and is asked for it
     balance             produced = delivered + pending + quarantined + lost + at most, at every step
     sound               no order violation, no conflict, nothing unexplained
     progress            once faults stop, all is delivered or declared, and no board holds anything
@@ -33,7 +34,9 @@ from gapless_gateway.wal.entries import (
     Entry,
     Gone,
     Lost,
+    Quarantined,
     Record,
+    Session,
     reason_word,
 )
 from gapless_gateway.wal.kept_records import read_kept
@@ -111,6 +114,8 @@ def numbers_of(entry: Entry) -> list[Number]:
         return [(entry.stream, entry.seq)]
     if isinstance(entry, Lost | Elsewhere):
         return [(entry.stream, seq) for seq in range(entry.first, entry.last + 1)]
+    if isinstance(entry, Session):  # without it, who says that they are another log's?
+        return [(entry.stream, seq) for seq in range(1, entry.base + 1)]
     return []
 
 
@@ -143,6 +148,8 @@ def check_entries(truth: Truth, recovered: Recovered) -> None:
         for entry in truth.appended[lsn]:
             if found.get(lsn) != entry:
                 truth.cut.update(numbers_of(entry))
+                if isinstance(entry, Quarantined):
+                    truth.unquarantined.add((entry.stream, entry.seq))
     truth.may_be_cut.clear()
     truth.durable_lsn = end_lsn - 1  # what was cut is given again
 
@@ -186,7 +193,7 @@ def _check_number(world: World, known: StreamAccount, number: Number, recovered:
             same = data == truth.made[number] or number in truth.hit_numbers
             promise(same, "acked and gone", f"{number} is in quarantine and nowhere to be read")
     elif seq <= known.delivered_through and not known.requeued.contains(seq):
-        has = seq in world.consumer.of(number[0]).records
+        has = seq in world.consumer.of(number[0]).records or number in truth.unquarantined
         promise(has, "acked and gone", f"{number} counts as delivered, the consumer has it not")
     else:
         promise(known.stored.contains(seq), "acked and gone", f"{number} is in no state at all")
@@ -266,7 +273,8 @@ def check_end(world: World, account: Account) -> None:
                 promise(same, "consumer", f"{(stream, seq)}: told {told}, it is {reason}")
         for a, b in known.delivered:
             for seq in range(a, b + 1):
-                promise(seq in heard.records, "consumer", f"{(stream, seq)} never got there")
+                has = seq in heard.records or (stream, seq) in truth.unquarantined
+                promise(has, "consumer", f"{(stream, seq)} never got there")
         for a, b in known.quarantined:
             for seq in range(a, b + 1):
                 promise(

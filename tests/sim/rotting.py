@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from gapless_gateway.wal.entries import Gone, Lost, decode_payload
+from gapless_gateway.wal.entries import Gone, Lost, Quarantined, decode_payload
 from gapless_gateway.wal.format import (
     ENTRY_HEADER,
     ENTRY_HEADER_BYTES,
@@ -35,17 +35,22 @@ def rot_somewhere(
         files = segments
     if not files:
         return None
-    path = rng.choice(files)
+    found = [
+        (path, offset)
+        for path in segments
+        for offset in offsets_of(held, truth, bytes(disk.names[path].durable))
+    ]
+    path, chosen = rng.choice(files), rng.random()
     size = min(len(disk.names[path].durable), len(disk.names[path].cached))
-    if path == PATHS.cursor:
+    if found and chosen < 0.5:  # of the older half: the last batch may be taken for a torn tail
+        path, offset = rng.choice(found[: len(found) // 2 + 1])
+        offset += rng.randrange(60)
+    elif path == PATHS.cursor:
         offset = rng.choice((0, 65536)) + rng.randrange(60)
     else:
         offset = rng.randrange(size)
-    if path in segments and rng.random() < 0.5:
-        offsets = offsets_of(held, truth, bytes(disk.names[path].durable))
-        offset = rng.choice(offsets) + rng.randrange(60) if offsets else offset
     rot(disk, truth, path, offset, rng.randrange(8))
-    return f"{path.name}[{offset}] of {size}"
+    return f"{path.name}[{offset}]"
 
 
 def rot(disk: SimulatedDisk, truth: Truth, path: Path, offset: int, bit: int) -> None:
@@ -94,6 +99,8 @@ def _note_entries(truth: Truth, data: bytes, offset: int, start: int) -> None:
             last_lsn = entry.last_lsn if isinstance(entry, Gone) else lsn
             truth.may_be_gone |= set(range(lsn, last_lsn + 1))
             truth.hit_numbers |= set(numbers_of(entry))
+            if isinstance(entry, Quarantined):
+                truth.unquarantined.add((entry.stream, entry.seq))
             if isinstance(entry, Lost):
                 truth.hit_losts |= set(numbers_of(entry))
 

@@ -49,6 +49,25 @@ def test_what_another_log_has_is_not_acked_as_ours_before_we_wrote_that_down() -
     assert settle(hello(9, held=((6, 8),)), known, LOG_ID).stored == 5
 
 
+def test_what_another_log_answers_for_is_not_declared_lost_though_a_hole_lies_before_it() -> None:
+    known = StreamAccount(b"strm", "pump-1", b"uid-1", 0)
+    known.elsewhere.assign(6, 6, OTHER_LOG_ID)
+    settlement = settle(hello(10, held=((7, 9),), acked=6, acked_by=LOG_ID), known, LOG_ID)
+    assert [(first, last) for first, last, _, _ in settlement.gaps] == [(1, 5)]
+    assert [(first, last) for first, last, _, _ in settlement.skipped] == [(1, 5), (6, 6)]
+
+
+def test_a_stream_whose_closing_lost_went_bad_is_closed_all_the_same() -> None:
+    account = Account(LOG_ID)
+    account.apply(1, run_entry(1))
+    account.apply(2, session(hello(6, held=((1, 5),)), 0))
+    account.apply(3, Gone(3, "corruption", ()))
+    account.apply(4, session(dataclasses.replace(hello(1), stream=b"next"), 0, boot=2))
+    stream = account.streams[b"strm"]
+    assert account.order_violations == account.unexplained == 0
+    assert [(first, last) for first, last, _ in stream.lost] == [(1, 5)]
+
+
 def test_a_number_that_was_told_of_in_this_run_is_known_to_have_been() -> None:
     delivery = Delivery(
         resume_lsn=1, send_mark_lsn=0, durable_lsn=9, delivered_through={},
@@ -169,4 +188,3 @@ def test_two_bad_bits_in_neighbours_do_not_make_a_segment_between_them_missing()
     disk.rot(newest, 70, 1)
     log = open_log(disk)
     assert [*dict(read_all(log))][-1] == max(history.appended)
-    assert dataclasses.is_dataclass(log.recovered)

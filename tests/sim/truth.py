@@ -44,6 +44,8 @@ class Truth:
     durable_lsn: int = 0  # the highest that a commit returned
     hit_numbers: set[Number] = field(default_factory=set)  # of entries in which a bit flipped
     hit_losts: set[Number] = field(default_factory=set)  # of these, the numbers of LOST entries
+    # Refused for good, and the Quarantined entry went bad or was cut off: it counts as delivered.
+    unquarantined: set[Number] = field(default_factory=set)
     may_be_gone: set[int] = field(default_factory=set)  # the LSNs of these
     # LSNs of the last batch of the log that stand behind a hit in it: taken for a torn tail.
     may_be_cut: set[int] = field(default_factory=set)

@@ -186,19 +186,15 @@ class World:
         elif isinstance(error, WalTooNew):
             promise(bool(self.truth.damaged_formats), "refusal", str(error))
         elif isinstance(error, WalDamaged):
-            # A header is derived from its copy, or from the segment before it: both are gone.
-            hits = self.truth.damaged_headers | {path for path, _, _ in self.disk.rotted}
-            promise(len(hits) > 1 or self._hits() > 1, "refusal", f"{error}; damaged: {hits}")
+            # A header, and what else tells of it: its copy, or the segment before it.
+            twice = bool(self.truth.damaged_headers) and len(self.disk.rotted) > 1
+            promise(twice, "refusal", f"{error}; damaged: {self.truth.damaged_headers}")
         else:
             promise(isinstance(error, WalNotWritable), "refusal", str(error))
             promise("simulated fault" in str(error), "refusal", str(error))
         self.tally.refusals[name] += 1
         if isinstance(error, WalTooNew | WalDamaged):
             self._restore_from_a_copy()
-
-    def _hits(self) -> int:
-        """How many places have gone bad."""
-        return len(self.disk.rotted)
 
     def _restore_from_a_copy(self) -> None:
         """What the sentence of the refusal says: the owner puts the damaged bytes right."""

@@ -308,7 +308,9 @@ class Account:
             self._begin_outage(OutageAccount(entry.id, entry.at_ms, entry.cause, entry.pending))
         elif lasting is not None and lasting.id == entry.id:
             lasting.ended_ms = entry.at_ms
-        elif not self.outages_uncertain:
+        elif self.outages_uncertain:
+            self.outages_total = max(self.outages_total, entry.id)
+        else:
             self._violate(f"outage {entry.id} ended and had not begun")
         self.outages_uncertain = False
 

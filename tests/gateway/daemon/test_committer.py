@@ -20,7 +20,7 @@ class StepLog:
     def __init__(self) -> None:
         self.next_lsn = 1
         self.batches: list[list[int]] = []
-        self.fails = False
+        self.fails = self.fails_to_append = False
         self._pending: list[int] = []
         self._applied = 0
         self._gate = threading.Semaphore(0)
@@ -30,6 +30,8 @@ class StepLog:
     def append_many(self, entries):
         if self.fails:
             raise WalFailed("the disk is gone; check the disk")
+        if self.fails_to_append:
+            raise WalFailed("a segment cannot be freed; check the disk")
         for _ in entries:
             self._pending.append(self.next_lsn)
             self.next_lsn += 1
@@ -136,6 +138,18 @@ async def test_what_comes_in_before_the_failure_is_told_is_dropped_and_counted(l
     log.fails = True  # on the worker thread; the committer has not heard of it yet
     assert append(committer, 2) == [0, 0]
     assert (committer.failed, committer.dropped) == (None, 2)
+
+
+async def test_a_log_that_failed_meanwhile_is_told_and_raises_at_nobody(log, committer):
+    """In freeing a segment: nobody commits then, and a board's record is what finds it out."""
+    told = []
+    committer.call_on_failed(told.append)
+    log.fails_to_append = True
+    assert append(committer, 2) == [0, 0]
+    await until(lambda: told)
+    assert told == ["a segment cannot be freed; check the disk"]
+    assert committer.failed == told[0]
+    assert committer.dropped == 2
 
 
 async def test_finish_commits_what_is_left(log):
