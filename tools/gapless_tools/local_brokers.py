@@ -142,8 +142,11 @@ class LocalBroker(ABC):
             self._process = None
 
     def pause(self) -> None:
-        """Freeze it (SIGSTOP): connections stay open and nothing is answered."""
+        """Freeze it (SIGSTOP): connections stay open and nothing is answered from here on."""
         self._signal(signal.SIGSTOP)
+        if self._process is not None:
+            # A process on another core runs on for a moment; WNOWAIT leaves its end to be reaped.
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let a paused broker go on (SIGCONT)."""
