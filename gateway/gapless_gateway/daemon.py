@@ -245,7 +245,7 @@ class Daemon:
                 self._publisher_metrics.observe_durable(now_ms - taken_ms)
         if batch:
             self._publisher.notify_durable(batch[-1][0])
-        for note in self._wal.take_notes():
+        for note in self._wal.upkeep.take_notes():
             self.metrics.repairs.inc()
             log.warning(note)
 

@@ -157,14 +157,14 @@ class Intake:
         is full they may have to wait until more was dropped, behind the records that wait too.
         """
         wal = self._wal
-        first_lsn = wal.droppable(wal.cursor.send_mark_lsn)
+        first_lsn = wal.upkeep.droppable(wal.cursor.send_mark_lsn)
         if first_lsn is None:
             return False
         # From here on nothing of it is read, so nothing of it can leave.
         barrier_lsn = wal.barrier_lsn
         wal.barrier_lsn = first_lsn if barrier_lsn is None else min(barrier_lsn, first_lsn)
         try:
-            ranges = await asyncio.to_thread(wal.drop, first_lsn)
+            ranges = await asyncio.to_thread(wal.upkeep.drop, first_lsn)
         except (WalError, OSError) as error:
             log.error("the oldest segment cannot be dropped", extra={"reason": str(error)})
             wal.barrier_lsn = barrier_lsn

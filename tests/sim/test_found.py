@@ -174,10 +174,10 @@ def test_records_of_a_segment_with_a_bad_header_can_be_dropped() -> None:
     disk, history = SimulatedDisk(), History()
     live(disk, history, batches=27, delivering_batches=9).close()
     path = sorted(one for one in disk.names if one.parent == WAL)[1]
-    wanted = open_log(disk.after_power_cut(0, "all")).drop(int(path.stem, 16))
+    wanted = open_log(disk.after_power_cut(0, "all")).upkeep.drop(int(path.stem, 16))
     log = open_log(disk)
     disk.rot(path, 70, 1)
-    assert log.drop(int(path.stem, 16)) == wanted != []
+    assert log.upkeep.drop(int(path.stem, 16)) == wanted != []
 
 
 def test_two_bad_bits_in_neighbours_do_not_make_a_segment_between_them_missing() -> None:

@@ -103,8 +103,8 @@ class Repairing:
     def run(self, requeue: Sequence[str], discard: Sequence[str], copies: Sequence[Path]) -> Report:
         """Repair, then decide. Writes nothing to a whole log about which nothing is decided."""
         log, report = self._log, self._report
-        gone = [*log.recovered.gone, *log.repair_all(_tell)]
-        report.repairs += log.notes
+        gone = [*log.recovered.gone, *log.upkeep.repair_all(_tell)]
+        report.repairs += log.upkeep.notes
         declared = [
             entry
             for lsn, one in gone

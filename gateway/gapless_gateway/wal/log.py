@@ -1,11 +1,10 @@
-"""The log: append, commit, read, retire.
+"""The log: append, commit, read, rotate. What is done to older segments is in upkeep.py.
 
 Durable before ack: `commit` is the one place where entries become durable, by one write and one
-fdatasync for all that waits. Delivered before free: `retire` is the one place where a segment is
-unlinked, and it writes the segment's summary to the ledger first.
+fdatasync for all that waits.
 
-Threads: `commit`, `retire` and `drop` block and belong on worker threads, one commit at a time.
-All else is for the event loop's thread. `append` may go on while a commit is on its way.
+Threads: `commit` and `retire` block and belong on worker threads, one commit at a time. All else
+is for the event loop's thread. `append` may go on while a commit is on its way.
 
 Failure. An error of a sync, or of a write for another reason than a full disk, stops the log for
 good: what the disk holds is unknown until the next start has read it. A full disk stops nothing
@@ -22,18 +21,15 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cbor2
 
 from gapless_gateway.account.account import Account
-from gapless_gateway.account.intervals import IntervalSet
 from gapless_gateway.wal.disk import Disk, NoRoom, OsDisk, is_full, write_new_file
-from gapless_gateway.wal.entries import Entry, Gone, decode_payload
+from gapless_gateway.wal.entries import Entry, decode_payload
 from gapless_gateway.wal.errors import WalDamaged, WalFailed, WalFull, WalNotWritable
 from gapless_gateway.wal.format import (
     FormatTooNewError,
@@ -43,17 +39,14 @@ from gapless_gateway.wal.format import (
     encode_entries,
     encode_segment_header,
 )
-from gapless_gateway.wal.kept_records import keep_records
-from gapless_gateway.wal.ledger import RetiredSegment
-from gapless_gateway.wal.ledger_compaction import LEDGER_LIMITS, LedgerLimits, compact_ledger
+from gapless_gateway.wal.ledger_compaction import LEDGER_LIMITS, LedgerLimits
 from gapless_gateway.wal.paths import StatePaths
 from gapless_gateway.wal.recovery import OpenedLog, Opener, home_content, utc_now_ms
-from gapless_gateway.wal.repairing import Neighbours, Repaired, SegmentRepair, too_new
+from gapless_gateway.wal.repairing import SegmentRepair, too_new
 from gapless_gateway.wal.segment import RawEntry, SegmentScan, SegmentWriter
+from gapless_gateway.wal.segments import Segments
 from gapless_gateway.wal.space import Space
-from gapless_gateway.wal.summary import file_digest, summarise_segment
-
-Quarantine = Mapping[bytes, IntervalSet]  # stream -> seqs
+from gapless_gateway.wal.upkeep import Quarantine, Upkeep
 
 SEGMENT_BYTES_MAX = 16 * 1024 * 1024
 # A segment is closed this far below its maximum, since the next batch is not known yet. Only a
@@ -61,7 +54,6 @@ SEGMENT_BYTES_MAX = 16 * 1024 * 1024
 ROTATION_HEADROOM_BYTES = 1024 * 1024
 # On a full disk a segment is closed early once it holds so much, so that it can be freed.
 NEW_SEGMENT_WORTH_BYTES = 16 * 1024
-REPAIR_PROGRESS_S = 2.0
 
 
 class Log:
@@ -84,14 +76,23 @@ class Log:
         self._seed = crc_seed(opened.log_id)
         self._now_ms = now_ms
         segment_bytes_max = space.segment_bytes_max(segment_bytes_max)
-        self._ledger_limits = ledger_limits
         headroom = min(ROTATION_HEADROOM_BYTES, segment_bytes_max // 4)
         self._rotate_at_bytes = segment_bytes_max - headroom
         self._header_bytes = opened.newest_header_bytes
-        self._first_lsns = opened.first_lsns
-        self._account_type = type(opened.account)
-        self._repair = SegmentRepair(opened.disk, opened.paths, opened.log_id, self._account_type)
+        self._segments = Segments(opened.first_lsns)
         self.space = space
+        self.upkeep = Upkeep(
+            disk=opened.disk,
+            paths=opened.paths,
+            segments=self._segments,
+            ledger=opened.ledger,
+            ledger_limits=ledger_limits,
+            cursor=opened.cursor,
+            repair=SegmentRepair(opened.disk, opened.paths, opened.log_id, type(opened.account)),
+            space=space,
+            log_id=opened.log_id,
+            now_ms=now_ms,
+        )
 
         self._lock = threading.Lock()  # over what both threads touch: the next eight
         self._next_lsn = opened.next_lsn
@@ -105,12 +106,9 @@ class Log:
         self.written_bytes = 0  # of entries, since the log was opened
 
         self._stuck: _Batch | None = None  # it found no room, and is the next to be written
-        self._repair_lock = threading.Lock()  # one at a time replaces or unlinks a segment
         # No entry from here on is read: its segment is about to lose its records.
         self.barrier_lsn: int | None = None
-        self.notes: list[str] = []  # of repairs that were made meanwhile, one sentence each
         self._failed: str | None = None
-        self._dropped: set[int] = set()  # first LSNs of segments whose records were dropped
         self._rotation_wanted = False
         self._rotation_due = False  # the next commit has to begin a new segment
         self._next_snapshot: tuple[int, bytes] | None = None  # (its first LSN, account in CBOR)
@@ -176,12 +174,12 @@ class Log:
     @property
     def first_lsn(self) -> int:
         """The first LSN that is still on disk (or will be next)."""
-        return self._first_lsns[0]
+        return self._segments.oldest
 
     @property
     def newest_first_lsn(self) -> int:
         """The first LSN of the segment that grows."""
-        return self._first_lsns[-1]
+        return self._segments.newest
 
     @property
     def newest_is_worth_it(self) -> bool:
@@ -250,7 +248,7 @@ class Log:
                 self._durable_lsn = batch.entries[-1][0]
                 self.written_bytes += sum(map(len, batch.data))
                 self._committed += batch.entries
-                self._committed_end = (self._first_lsns[-1], self._writer.size)
+                self._committed_end = (self._segments.newest, self._writer.size)
                 self._rotation_due = self._rotation_wanted or self._is_full(self._writer.size)
             was_stuck, self._stuck = self._stuck is batch, None
             if not was_stuck:
@@ -334,19 +332,10 @@ class Log:
         ledger, synced; unlink; directory synced. A segment that cannot be read is repaired first.
         Raises WalFailed, WalDamaged; WalFull if there is not even room for the summary.
         """
-        freed: list[str] = []
         if self._failed is not None:
             raise WalFailed(self._failed)
         try:
-            while self.can_retire(resume_lsn):
-                try:
-                    freed.append(self._retire_oldest(quarantined or {}))
-                except NoRoom:
-                    if not self.space.release_reserve():
-                        raise
-            if freed:
-                oldest = self._paths.segment(self._first_lsns[0])
-                self._compact_ledger(oldest)
+            return self.upkeep.retire(resume_lsn, quarantined or {})
         except NoRoom as error:
             raise WalFull(
                 f"there is no room to free a delivered segment in {self._paths.segments}"
@@ -357,14 +346,10 @@ class Log:
                 f"{error.strerror or error}; check the disk, then restart the gateway"
             )
             raise WalFailed(self._failed) from error
-        return freed
 
-    def _compact_ledger(self, oldest: Path) -> None:
-        try:
-            compact_ledger(self._ledger, self._disk, oldest, self._ledger_limits, self._now_ms())
-        except WalDamaged as error:  # evidence; it is left as it is, and the next start tells
-            if str(error) not in self.notes:
-                self.notes.append(str(error))
+    def can_retire(self, resume_lsn: int) -> bool:
+        """Whether there is a segment below `resume_lsn` that may be freed."""
+        return self.upkeep.can_retire(resume_lsn)
 
     def settle_in(self) -> None:
         """Note that the log lives in this directory, and a copy of it somewhere else is a copy.
@@ -380,55 +365,6 @@ class Log:
             finally:
                 file.close()
             self._disk.fsync_directory(self._paths.state_dir)
-
-    def take_notes(self) -> list[str]:
-        """One sentence for each repair since the last call."""
-        notes, self.notes = self.notes, []
-        return notes
-
-    def can_retire(self, resume_lsn: int) -> bool:
-        """Whether there is a segment below `resume_lsn` that may be freed."""
-        with self._lock:
-            return len(self._first_lsns) > 1 and self._first_lsns[1] <= resume_lsn
-
-    def droppable(self, send_mark_lsn: int) -> int | None:
-        """First LSN of the oldest segment of which nothing was ever sent; None: there is none.
-
-        Never the newest, nor one whose records were dropped already.
-        """
-        with self._lock:
-            candidates = self._first_lsns[:-1]
-        for first_lsn in candidates:
-            if first_lsn > send_mark_lsn and first_lsn not in self._dropped:
-                return first_lsn
-        return None
-
-    def drop(self, first_lsn: int) -> list[tuple[bytes, int, int]]:
-        """Free the space of an older segment's records; blocks. Its other entries stay.
-
-        Gone(quota) takes their place. Returns (stream, first, last) of what was in it. The owner
-        sees to it that nothing of it was ever sent. Raises NoRoom, OSError, WalDamaged.
-        """
-        with self._repair_lock:
-            try:
-                repaired = self._dropped_records(first_lsn)
-            except NoRoom:
-                if not self.space.release_reserve():
-                    raise
-                repaired = self._dropped_records(first_lsn)
-            self._dropped.add(first_lsn)
-        return [one for _, gone in repaired.gone for one in gone.ranges]
-
-    def _dropped_records(self, first_lsn: int) -> Repaired:
-        """The segment without its records; one that cannot be read is repaired first."""
-        where = self._neighbours(first_lsn)
-        try:
-            return self._repair.drop_records(where)
-        except (WalDamaged, HeaderDamagedError, FileNotFoundError):
-            self._repair.repair_older(where, self.cursor.delivered_through)
-            return self._repair.drop_records(where)
-        except FormatTooNewError as error:
-            raise too_new(self._paths.segment(first_lsn), error) from None
 
     def close(self) -> None:
         """Close the files and let go of the lock. What was not committed is gone."""
@@ -450,7 +386,7 @@ class Log:
         header = SegmentHeader(
             log_id=self.log_id,
             first_lsn=first_lsn,
-            previous_first_lsn=self._first_lsns[-1],
+            previous_first_lsn=self._segments.newest,
             created_ms=self._now_ms(),
             ledger_count=ledger_count,
             ledger_hash=ledger_hash,
@@ -463,14 +399,12 @@ class Log:
             if not self.space.release_reserve():
                 raise
             writer = SegmentWriter.create(self._disk, self._paths.segments, content, first_lsn)
-        with contextlib.suppress(
-            OSError
-        ):  # a second copy: worth having, and not worth stopping for
+        with contextlib.suppress(OSError):  # a second copy: not worth stopping for
             write_new_file(self._disk, self._paths.header_copy, content)
         self._writer.close()
         with self._lock:
             self._writer, self._header_bytes = writer, len(content)
-            self._first_lsns.append(first_lsn)
+            self._segments.begin(first_lsn)
             self._next_snapshot = None
             self._rotation_wanted = self._rotation_due = False
 
@@ -479,7 +413,7 @@ class Log:
 
         None for a scan: damage came before it.
         """
-        first_lsn = self._segment_of(lsn)
+        first_lsn = self._segments.holding(lsn)
         newest_first_lsn, newest_end = self._readable_end
         end = newest_end if first_lsn == newest_first_lsn else None
         scan = self._scan
@@ -494,27 +428,16 @@ class Log:
                 raise too_new(self._paths.segment(first_lsn), error) from None
         return scan if scan.skip_to(lsn, end) else None, end
 
-    def _segment_of(self, lsn: int) -> int:
-        with self._lock:
-            return self._first_lsns[bisect_right(self._first_lsns, lsn) - 1]
-
-    def _neighbours(self, first_lsn: int) -> Neighbours:
-        with self._lock:
-            at = self._first_lsns.index(first_lsn)
-            following = self._first_lsns[at + 1] if at + 1 < len(self._first_lsns) else None
-            previous = self._first_lsns[at - 1] if at else self._ledger.retired_through
-        return Neighbours(first_lsn, previous, following)
-
     def _repair_for_reading(self, lsn: int) -> bool:
         """Repair the segment of `lsn`; False if that has to wait, because it is the newest."""
-        first_lsn = self._segment_of(lsn)
-        where = self._neighbours(first_lsn)
+        first_lsn = self._segments.holding(lsn)
+        where = self.upkeep.neighbours(first_lsn)
         if where.next_first_lsn is None:
             self.begin_new_segment()
             return False
         self._close_scan()
         try:
-            repaired = self._repair_older(where)
+            repaired = self.upkeep.repair_older(where)
         except NoRoom:
             return False  # the evidence has to be kept first; later there may be room for it
         if not repaired:
@@ -522,79 +445,10 @@ class Log:
             raise WalDamaged(f"{path} holds no LSN {lsn}, and is whole; this is a bug of ours")
         return True
 
-    def repair_all(self, progress: Callable[[int, int], None]) -> list[tuple[int, Gone]]:
-        """Repair every older segment that needs it; blocks. Returns what is gone: (LSN, entry).
-
-        `progress(done, all)` is called every two seconds, in segments. What Gone there was before
-        is in it too: a crash may have come before it was declared. Raises NoRoom, OSError,
-        WalDamaged.
-        """
-        gone: list[tuple[int, Gone]] = []
-        with self._lock:
-            older = self._first_lsns[:-1]
-        due_s = time.monotonic() + REPAIR_PROGRESS_S
-        for done, first_lsn in enumerate(older):
-            self._repair_older(self._neighbours(first_lsn))
-            scan = SegmentScan(self._disk, self._paths.segment(first_lsn), with_snapshot=False)
-            try:
-                while raw_entries := scan.take(1024):
-                    for raw in raw_entries:
-                        if raw.kind == Gone.KIND:
-                            entry = decode_payload(raw.kind, raw.payload)
-                            assert isinstance(entry, Gone)
-                            gone.append((raw.lsn, entry))
-            finally:
-                scan.close()
-            if time.monotonic() >= due_s:
-                due_s = time.monotonic() + REPAIR_PROGRESS_S
-                progress(done + 1, len(older))
-        return gone
-
-    def _repair_older(self, where: Neighbours) -> bool:
-        with self._repair_lock:
-            repaired = self._repair.repair_older(where, self.cursor.delivered_through)
-        if repaired is None:
-            return False
-        self.notes.append(repaired.note)
-        return True
-
     def _close_scan(self) -> None:
         if self._scan is not None:
             self._scan.close()
             self._scan = None
-
-    def _retire_oldest(self, quarantined: Quarantine) -> str:
-        first_lsn = self._first_lsns[0]
-        path = self._paths.segment(first_lsn)
-        if self._ledger.retired_through < first_lsn:  # else a crash came between ledger and unlink
-            try:
-                scan, summary, kept = summarise_segment(self._disk, path, quarantined)
-                whole = scan.lsn == self._first_lsns[1]
-            except (WalDamaged, HeaderDamagedError, FileNotFoundError):
-                whole = False
-            except FormatTooNewError as error:
-                raise too_new(path, error) from None
-            if not whole:
-                self._repair_older(self._neighbours(first_lsn))
-                scan, summary, kept = summarise_segment(self._disk, path, quarantined)
-            if kept:
-                keep_records(self._disk, self._paths.kept_records, self.log_id, kept)
-            self._ledger.append(
-                RetiredSegment(
-                    index=self._ledger.head[0] + 1,
-                    first_lsn=first_lsn,
-                    last_lsn=scan.lsn - 1,
-                    segment_bytes=scan.offset,
-                    segment_sha256=file_digest(self._disk, path),
-                    retired_ms=self._now_ms(),
-                    summary=summary.to_map(),
-                )
-            )
-        with self._lock:
-            del self._first_lsns[0]
-        self._disk.unlink(path)
-        self._disk.fsync_directory(self._paths.segments)
-        return path.name
 
 
 @dataclass(slots=True)

@@ -83,10 +83,10 @@ def test_what_was_repaired_and_given_up_is_declared_lost_and_passes(
 
 def test_what_was_dropped_for_want_of_room_is_declared_lost_and_passes(tmp_path: Path) -> None:
     log, history = backlog(tmp_path)
-    first_lsn = log.droppable(0)
+    first_lsn = log.upkeep.droppable(0)
     assert first_lsn is not None
     size = (tmp_path / "wal" / f"{first_lsn:016x}.wal").stat().st_size
-    ranges = log.drop(first_lsn)
+    ranges = log.upkeep.drop(first_lsn)
     assert (tmp_path / "wal" / f"{first_lsn:016x}.wal").stat().st_size < size
     count = sum(last - first + 1 for _, first, last in ranges)
     history.commit(log, *(Lost(one, a, b, REASON_QUOTA, False, True, 9, 0) for one, a, b in ranges))
@@ -105,9 +105,9 @@ def test_what_was_dropped_and_a_crash_left_undeclared_is_pending_and_never_unexp
     tmp_path: Path,
 ) -> None:
     log, _ = backlog(tmp_path)
-    first_lsn = log.droppable(0)
+    first_lsn = log.upkeep.droppable(0)
     assert first_lsn is not None
-    log.drop(first_lsn)
+    log.upkeep.drop(first_lsn)
     log.close()
     result = run_audit([tmp_path])
     assert result.verdict.word == "PASS", result.evidence["reasons"]

@@ -353,7 +353,7 @@ def test_a_directory_that_cannot_be_synced_behind_the_rename_stops_for_good() ->
 def test_a_ledger_that_reads_otherwise_than_it_was_written_is_not_compacted() -> None:
     disk = SimulatedDisk()
     log, _, _ = retire_many(disk, 30, LedgerLimits(entries=40))
-    log._ledger_limits = LedgerLimits(entries=5)
+    log.upkeep.ledger_limits = LedgerLimits(entries=5)
     data = bytearray(disk.content(LEDGER))
     data[len(data) // 2] ^= 1
     disk.content(LEDGER)[:] = data
@@ -362,7 +362,7 @@ def test_a_ledger_that_reads_otherwise_than_it_was_written_is_not_compacted() ->
         log.commit()
         log.apply_committed()
     assert log.retire(log.durable_lsn), "delivered segments are freed all the same"
-    assert any("read back" in note for note in log.notes)
+    assert any("read back" in note for note in log.upkeep.notes)
     assert bytes(disk.content(LEDGER)[: len(data)]) == data, "the evidence is kept"
 
 

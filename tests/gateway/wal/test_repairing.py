@@ -403,7 +403,7 @@ def test_damage_in_an_older_segment_is_repaired_when_it_is_read() -> None:
     found = dict(read_all(log))
     assert isinstance(found[target], Gone)
     assert found[target].ranges == ((STREAM, *[history.appended[target].seq] * 2),)  # type: ignore[union-attr]
-    assert log.notes and names[2].name in log.notes[0]
+    assert log.upkeep.notes and names[2].name in log.upkeep.notes[0]
     assert [lsn for lsn in history.appended if lsn >= log.first_lsn] == list(found)
 
 
