@@ -129,6 +129,15 @@ def read_cursor(disk: Disk, path: Path) -> Cursor | None:
     return newest
 
 
+def read_cursor_of(disk: Disk, path: Path, log_id: bytes) -> Cursor | None:
+    """The cursor of this log; None if there is none that can be read. Raises OSError, WalTooNew."""
+    try:
+        cursor = read_cursor(disk, path)
+    except FileNotFoundError:
+        return None
+    return cursor if cursor is not None and cursor.log_id == log_id else None
+
+
 def renew_cursor_file(disk: Disk, path: Path, cursor: Cursor) -> None:
     """Write the cursor anew, synced, and attach it to its file.
 

@@ -17,17 +17,22 @@ from pathlib import Path
 import cbor2
 
 from gapless_gateway.account.account import Account
-from gapless_gateway.wal.cursor import Cursor, read_cursor, renew_cursor_file, write_cursor_file
+from gapless_gateway.wal.chain import SegmentChain
+from gapless_gateway.wal.cursor import (
+    Cursor,
+    read_cursor,
+    read_cursor_of,
+    renew_cursor_file,
+    write_cursor_file,
+)
 from gapless_gateway.wal.disk import Disk, DiskLock, write_new_file
 from gapless_gateway.wal.entries import GONE_CORRUPTION, EntryMalformed, Gone, decode_payload
 from gapless_gateway.wal.errors import WalDamaged, WalInUse
 from gapless_gateway.wal.format import (
-    HEADER_FIXED_BYTES,
     FormatTooNewError,
     HeaderDamagedError,
     SegmentHeader,
     crc_seed,
-    decode_fixed_header,
     encode_entry,
     encode_segment_header,
     first_lsn_of_name,
@@ -49,7 +54,6 @@ from gapless_gateway.wal.repairing import (
     keep_evidence,
     read_header,
     restore_account,
-    too_new,
 )
 from gapless_gateway.wal.segment import SegmentScan, SegmentWriter
 
@@ -203,11 +207,11 @@ class Opener:
     def _recover(self, lock: DiskLock, first_lsns: list[int], *, put_back: bool) -> OpenedLog:
         """`put_back`: the newest segment was missing, and begins anew."""
         recovered = Recovery(copied=not self._is_at_home())
-        headers = self._fixed_headers(first_lsns)
-        log_id = self._log_id_of(headers)
+        chain = SegmentChain(self.disk, self.paths, first_lsns)
+        log_id = chain.log_id
         repair = SegmentRepair(self.disk, self.paths, log_id, self.account_type)
-        suspects = self._check_chain(first_lsns, headers, log_id, repair)
-        cursor = self._read_cursor(log_id)
+        suspects = chain.suspects(repair)
+        cursor = read_cursor_of(self.disk, self.paths.cursor, log_id)
         through = cursor.delivered_through if cursor is not None else {}
         for where in reversed(suspects):
             repaired = repair.repair_older(where, through)
@@ -238,113 +242,6 @@ class Opener:
             recovered=recovered,
             newest_header_bytes=tail.header_bytes,
         )
-
-    def _fixed_headers(self, first_lsns: list[int]) -> dict[int, SegmentHeader | None]:
-        """Every segment's header without its account; None where it is damaged."""
-        return {one: self._fixed_header(one) for one in first_lsns}
-
-    def _log_id_of(self, headers: dict[int, SegmentHeader | None]) -> bytes:
-        """The id that most of the files agree on: each of them may be the damaged one."""
-        told = [header.log_id for header in headers.values() if header is not None]
-        with contextlib.suppress(FileNotFoundError, HeaderDamagedError, FormatTooNewError):
-            copy = self.disk.read(self.paths.header_copy, 0, HEADER_FIXED_BYTES)
-            told.append(decode_fixed_header(copy)[0].log_id)
-        with contextlib.suppress(FileNotFoundError):
-            cursor = read_cursor(self.disk, self.paths.cursor)
-            told += [cursor.log_id] if cursor is not None else []
-        if not told:
-            raise WalDamaged(
-                f"no file in {self.paths.state_dir} says which log it belongs to; nothing was "
-                f"changed; {NEW_LOG_REMEDY}"
-            )
-        return max(told, key=told.count)
-
-    def _check_chain(
-        self,
-        first_lsns: list[int],
-        headers: dict[int, SegmentHeader | None],
-        log_id: bytes,
-        repair: SegmentRepair,
-    ) -> list[Neighbours]:
-        """The segments, other than the newest, that are damaged or missing, oldest first.
-
-        Every segment names the one before it, so none can be missing unseen; those that are are
-        added to `first_lsns`. Raises WalDamaged for a file that belongs elsewhere.
-        """
-        self._check_that_they_belong(headers, log_id)
-        suspects = {one for one, header in headers.items() if header is None}
-        for at, first_lsn in reversed(list(enumerate(list(first_lsns)))):
-            header, previous = headers[first_lsn], first_lsns[at - 1] if at else 0
-            named = header.previous_first_lsn if header is not None else None
-            if named is None or named != previous:
-                missing = self._missing_before(first_lsn, named, previous, log_id, repair)
-                first_lsns[at:at] = missing
-                suspects.update(missing)
-        return [
-            Neighbours(one, ([0, *first_lsns])[at], first_lsns[at + 1])
-            for at, one in enumerate(first_lsns[:-1])
-            if one in suspects
-        ]
-
-    def _check_that_they_belong(
-        self, headers: dict[int, SegmentHeader | None], log_id: bytes
-    ) -> None:
-        for first_lsn, header in headers.items():
-            if header is None:
-                continue
-            path = self._path(first_lsn)
-            if header.first_lsn != first_lsn:
-                raise WalDamaged(
-                    f"{path} says that it begins with LSN {header.first_lsn}, so it was renamed; "
-                    "give it back its name"
-                )
-            if header.log_id != log_id:
-                raise WalDamaged(
-                    f"{path} belongs to another log ({header.log_id.hex()}) than the files beside "
-                    f"it ({log_id.hex()}); move it out of this directory"
-                )
-
-    def _missing_before(
-        self,
-        first_lsn: int,
-        named: int | None,
-        previous: int,
-        log_id: bytes,
-        repair: SegmentRepair,
-    ) -> list[int]:
-        """First LSNs of the segments that are missing between `previous` and `first_lsn`.
-
-        `named`: the segment that `first_lsn` says is before it; None: its header is damaged.
-        """
-        missing: set[int] = {named} if named else set()
-        if previous:
-            end_lsn = repair.end_of(previous)  # the segment behind it begins here
-            if end_lsn is not None and end_lsn < first_lsn:
-                missing.add(end_lsn)
-        else:
-            # Before the oldest: what was delivered may be gone, as what was retired is.
-            cursor = self._read_cursor(log_id)
-            delivered = cursor is not None and cursor.resume_lsn >= first_lsn
-            if named is None or delivered or named <= self._retired_through():
-                return []
-        return sorted(one for one in missing if previous < one < first_lsn)
-
-    def _retired_through(self) -> int:
-        """The last LSN that the ledger says was retired; 0: none."""
-        try:
-            return read_ledger(self.disk, self.paths.ledger).retired_through
-        except (FileNotFoundError, WalDamaged):
-            return 0
-
-    def _fixed_header(self, first_lsn: int) -> SegmentHeader | None:
-        """The header of a segment without its account; None if it is damaged. Raises WalTooNew."""
-        path = self._path(first_lsn)
-        try:
-            return decode_fixed_header(self.disk.read(path, 0, HEADER_FIXED_BYTES))[0]
-        except FormatTooNewError as error:
-            raise too_new(path, error) from None
-        except HeaderDamagedError:
-            return None
 
     def _scan_newest(self, where: Neighbours, repair: SegmentRepair) -> SegmentScan:
         path = self._path(where.first_lsn)
@@ -493,14 +390,6 @@ class Opener:
             f"{self.paths.ledger.name} was damaged ({why}): a copy is in quarantine/{name}, and it "
             "goes on with what can be read"
         )
-
-    def _read_cursor(self, log_id: bytes) -> Cursor | None:
-        """The cursor of this log; None if there is none that can be read."""
-        try:
-            cursor = read_cursor(self.disk, self.paths.cursor)
-        except FileNotFoundError:
-            return None
-        return cursor if cursor is not None and cursor.log_id == log_id else None
 
     def _recover_cursor(
         self,
