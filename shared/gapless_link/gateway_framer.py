@@ -16,7 +16,10 @@ class GatewayFramer(Framer):
     def __init__(self, bytes_max, flags_wanted):
         super().__init__(0, flags_wanted)
         self._bytes_max = bytes_max
-        self.reset()
+        # The beginning of the frame that is arriving, and the whole ones from ``_at`` on.
+        self._rest = b""
+        self._frames = []
+        self._at = 0
 
     def feed(self, data):
         """Store bytes."""
