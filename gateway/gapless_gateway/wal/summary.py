@@ -15,6 +15,7 @@ from gapless_gateway.wal.disk import Disk
 from gapless_gateway.wal.entries import (
     RECORD_FIXED,
     Conflict,
+    Gone,
     Lost,
     Outage,
     Progress,
@@ -45,6 +46,10 @@ class _StreamSummary:
             self.stored[-1][1] = seq
         else:
             self.stored.append([seq, seq])
+
+    def stored_ranges(self) -> list[list[int]]:
+        """In order, joined where they touch: one taken again comes late, as a Gone may."""
+        return [list(one) for one in IntervalSet((first, last) for first, last in self.stored)]
 
 
 class SegmentSummary:
@@ -80,6 +85,10 @@ class SegmentSummary:
                 self._stream(entry.stream).lost.append(
                     [entry.first, entry.last, entry.reason, entry.at_most, entry.by_gateway]
                 )
+            case Gone():
+                # As the account does: they count as stored, whatever becomes of them later.
+                for stream, first, last in entry.ranges:
+                    self._stream(stream).stored.append([first, last])
             case Run():
                 self._runs.append([entry.at_ms, entry.run, entry.previous_clean, entry.torn_bytes])
             case Outage():
@@ -98,7 +107,7 @@ class SegmentSummary:
             "to_ms": self._to_ms,
             "kinds": dict(sorted(self._kinds.items())),
             "streams": [
-                [stream, kept.records, kept.stored, kept.lost, kept.delivered_through]
+                [stream, kept.records, kept.stored_ranges(), kept.lost, kept.delivered_through]
                 for stream, kept in sorted(self._streams.items())
             ],
             "runs": self._runs,
