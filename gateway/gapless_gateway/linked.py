@@ -146,9 +146,11 @@ class LinkedStream:
         """The parts of a range that the log does not answer for already."""
         if first > self._stored_through:
             return [(first, last)]
-        parts = self._reclaiming.within(first, last)
-        parts.add(self._stored_through + 1, last)
-        return parts.ranges()
+        # Apart, though they may touch: the former are given up behind what was stored since.
+        parts = self._reclaiming.within(first, last).ranges()
+        if last > self._stored_through:
+            parts.append((self._stored_through + 1, last))
+        return parts
 
     def take_repeat(self, seq: int, data: bytes, rx_ms: int) -> None:
         """Compare a seq that came again with what is stored, once that is in the account."""

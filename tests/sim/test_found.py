@@ -8,12 +8,15 @@ import pytest
 
 from gapless_gateway.account import identity
 from gapless_gateway.account.account import Account
+from gapless_gateway.account.intervals import IntervalSet
 from gapless_gateway.account.settling import settle
 from gapless_gateway.account.stream_account import StreamAccount
+from gapless_gateway.linked import LinkedStream
 from gapless_gateway.publisher.delivery import Delivery
 from gapless_gateway.wal.cursor import SLOT_BYTES, Cursor, read_cursor, write_cursor_file
 from gapless_gateway.wal.entries import Elsewhere, Gone, Lost, Outage, Progress, Record
 from gapless_gateway.wal.errors import WalTooNew
+from gapless_gateway.wal.healing import Gap, ReadableRun, SegmentReading, assign_by_accounts
 from tests.support.account_story import LOG_ID, OTHER_LOG_ID, hello, session
 from tests.support.account_story import run as run_entry
 from tests.support.simulated_disk import SimulatedDisk
@@ -101,6 +104,7 @@ def test_what_is_gone_is_no_finding_in_what_was_built_on_it() -> None:
     account.apply(4, session(hello(6, acked=5, acked_by=OTHER_LOG_ID), 0))
     account.apply(5, Elsewhere(b"strm", 1, 5, OTHER_LOG_ID))
     account.apply(6, Outage(1, False, 9, "backlog delivered", 0))
+    account.apply(7, Outage(2, True, 10, "closed", 0))
     assert account.order_violations == 0, account.findings
     assert Account.restore(account.snapshot()).snapshot() == account.snapshot()
 
@@ -117,6 +121,40 @@ def test_numbers_that_a_progress_behind_the_damage_calls_delivered_stood_in_it()
     log = open_log(disk)
     assert dict(read_all(log))[4] == Gone(4, "corruption", ((STREAM, 2, 2),))
     assert log.account.order_violations == 0
+
+
+def test_a_number_out_of_quarantine_is_no_sign_of_where_a_gap_ends() -> None:
+    disk, history = SimulatedDisk(), History()
+    log = open_log(disk, segment_bytes_max=1 << 20)
+    history.commit(log, run(log, 1), session_entry(4))
+    for seq in (1, 2, 3, 2):  # 2 came again, at LSN 6: the first one had been unreadable
+        history.commit(log, record(seq))
+    history.commit(log, run(log, 2))
+    log.close()
+    rot_entry(disk, WAL / "0000000000000001.wal", record(2).data)
+    assert dict(read_all(open_log(disk)))[4] == Gone(4, "corruption", ((STREAM, 2, 2),))
+
+
+def test_what_a_board_gave_up_is_told_apart_from_what_comes_next() -> None:
+    """It holds LOST 1..3; 1 and 2 stand in the log and cannot be read, 3 is new."""
+    linked = LinkedStream.__new__(LinkedStream)
+    linked._stored_through, linked._reclaiming = 2, IntervalSet([(1, 2)])
+    assert linked._not_stored(1, 3) == [(1, 2), (3, 3)]
+    assert linked._not_stored(1, 2) == [(1, 2)]
+    assert linked._not_stored(3, 4) == [(3, 4)]
+
+
+def test_what_a_hello_says_is_held_stood_behind_it() -> None:
+    reading = SegmentReading(
+        [
+            Gap(1, 2, 0, ""),
+            ReadableRun(0, 1, held={STREAM: IntervalSet([(1, 4)])}),
+            Gap(5, 6, 0, ""),
+            ReadableRun(0, 1, told={STREAM: IntervalSet([(2, 4)])}),
+        ]
+    )
+    assign_by_accounts(reading, {}, {STREAM: IntervalSet([(1, 4)])})
+    assert [one.ranges for one in reading.gaps] == [[], [(STREAM, 1, 1)]]
 
 
 def test_each_of_several_gaps_gets_the_numbers_that_stood_there() -> None:

@@ -198,10 +198,11 @@ class World:
 
     def _restore_from_a_copy(self) -> None:
         """What the sentence of the refusal says: the owner puts the damaged bytes right."""
-        for path, offset, bit in self.disk.rotted:
+        for path, offset, bit, became in self.disk.rotted:
             inode = self.disk.names.get(path)
             headers = path in self.truth.damaged_headers | self.truth.damaged_formats
-            if inode is not None and headers and offset < len(inode.durable):
+            still = inode is not None and inode.durable[offset : offset + 1] == bytes([became])
+            if inode is not None and headers and still:
                 inode.durable[offset] ^= 1 << bit
                 inode.cached[offset] ^= 1 << bit
         self.disk.rotted.clear()
@@ -433,8 +434,11 @@ class World:
         self.held_back.clear()
         self.settings = replace(self.settings, quota_bytes=None)
         gateway = self.gateway
+        too_new = bool(self.truth.damaged_formats)
+        if too_new:  # of a segment that was not read again yet
+            self._restore_from_a_copy()
         if gateway is not None:
-            failed = gateway.committer.failed or gateway._publisher_failed
+            failed = gateway.committer.failed or gateway._publisher_failed or too_new
             if failed or gateway.settings.quota_bytes or self.rng.random() < 0.5:
                 self.died = faults.KILL
                 self.crash()

@@ -107,7 +107,9 @@ class SimulatedDisk:
         self.capacity_bytes: int | None = None  # None: there is always room
         self.others_bytes = 0
         self.refused_for_room = 0
-        self.rotted: list[tuple[Path, int, int]] = []  # (file, offset, bit)
+        self.rotted: list[
+            tuple[Path, int, int, int]
+        ] = []  # (file, offset, bit, the byte it became)
         self.trace: list[str] = []
         self.rng = random.Random(0)
 
@@ -151,7 +153,7 @@ class SimulatedDisk:
         inode.durable[offset] ^= 1 << bit
         if offset < len(inode.cached):
             inode.cached[offset] ^= 1 << bit
-        self.rotted.append((path, offset, bit))
+        self.rotted.append((path, offset, bit, inode.durable[offset]))
 
     @property
     def free_bytes(self) -> int:

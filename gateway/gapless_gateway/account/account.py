@@ -229,10 +229,10 @@ class Account:
         """The account of a stream; one that no Session opened is a finding, and counted on."""
         known = self.streams.get(stream)
         if known is None:
-            name = f"stream-{stream.hex()}" if self.uncertain else ""
+            name = f"stream-{stream.hex()}" if self.streams_uncertain else ""
             known = self.streams[stream] = StreamAccount(stream, name, b"", base)
-            known.uncertain = self.uncertain
-            if not self.uncertain:
+            known.uncertain = self.streams_uncertain
+            if not self.streams_uncertain:
                 known.violate("no session opened this stream")
         return known
 

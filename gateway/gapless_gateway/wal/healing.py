@@ -54,8 +54,10 @@ class ReadableRun:
     first_batch: int = 0
     last_batch: int = 0
     told: Numbers = field(default_factory=dict)  # of records, LOST and Gone
+    first_told: dict[bytes, int] = field(default_factory=dict)  # stream -> the first of these
     elsewhere: Numbers = field(default_factory=dict)
     bases: dict[bytes, int] = field(default_factory=dict)  # of the streams that a Session names
+    held: Numbers = field(default_factory=dict)  # at the board, says a HELLO: they come behind it
     # stream -> the number up to which the log had it all, as a HELLO that was acked here or a
     # Progress says
     witnessed: dict[bytes, int] = field(default_factory=dict)
@@ -138,15 +140,16 @@ def _read_run(scan: SegmentScan, reading: SegmentReading) -> None:
 def _note_numbers(run: ReadableRun, raw: RawEntry, log_id: bytes) -> None:
     if raw.kind == Record.KIND:
         stream, seq = RECORD_FIXED.unpack_from(raw.payload)[:2]
-        run.told.setdefault(stream, IntervalSet()).add(seq, seq)
+        _tell(run, stream, seq, seq)
     elif raw.kind in (Lost.KIND, Gone.KIND, Elsewhere.KIND, Session.KIND, Progress.KIND):
         entry = decode_payload(raw.kind, raw.payload)
         if isinstance(entry, Lost):
-            run.told.setdefault(entry.stream, IntervalSet()).add(entry.first, entry.last)
+            _tell(run, entry.stream, entry.first, entry.last)
         elif isinstance(entry, Elsewhere):
             run.elsewhere.setdefault(entry.stream, IntervalSet()).add(entry.first, entry.last)
         elif isinstance(entry, Session):
             run.bases.setdefault(entry.stream, entry.base)
+            run.held[entry.stream] = IntervalSet((a, b) for a, b in entry.held)
             if entry.acked_by == log_id:
                 _witness(run, entry.stream, entry.acked)
         elif isinstance(entry, Progress):
@@ -154,7 +157,12 @@ def _note_numbers(run: ReadableRun, raw: RawEntry, log_id: bytes) -> None:
                 _witness(run, stream, delivered_through)
         elif isinstance(entry, Gone):
             for stream, first, last in entry.ranges:
-                run.told.setdefault(stream, IntervalSet()).add(first, last)
+                _tell(run, stream, first, last)
+
+
+def _tell(run: ReadableRun, stream: bytes, first: int, last: int) -> None:
+    run.told.setdefault(stream, IntervalSet()).add(first, last)
+    run.first_told.setdefault(stream, first)
 
 
 def _witness(run: ReadableRun, stream: bytes, through: int) -> None:
@@ -190,7 +198,8 @@ def _gap_of(reading: SegmentReading, stream: bytes, first: int, last: int) -> Ga
         if through > last or piece.witnessed.get(stream, 0) >= last:
             end = at
             break
-        if lower and lower.ranges()[0][0] < first:
+        held = piece.held.get(stream, IntervalSet())
+        if held.contains(first) or (lower and lower.ranges()[0][0] < first):
             start = at
     inside = [one for one in reading.pieces[start + 1 : end] if isinstance(one, Gap)]
     ahead = [one for one in reading.pieces[:end] if isinstance(one, Gap)]
@@ -246,15 +255,19 @@ def numbers_of(account: Account) -> Numbers:
 
 
 def _first_behind(pieces: Iterable[ReadableRun | Gap], stream: bytes, start: int) -> int | None:
-    """The lowest number from `start` on that a stream has in these pieces."""
-    found: int | None = None
+    """The number, not below `start`, with which a stream goes on in these pieces.
+
+    Not the lowest: one that came out of quarantine stands again behind higher ones.
+    """
     for piece in pieces:
         if isinstance(piece, ReadableRun) and stream in piece.told:
+            if piece.first_told[stream] >= start:
+                return piece.first_told[stream]
             numbers = piece.told[stream]
             beyond = numbers.within(start, numbers.ranges()[-1][1]).ranges() if numbers else []
             if beyond:
-                found = beyond[0][0] if found is None else min(found, beyond[0][0])
-    return found
+                return beyond[0][0]
+    return None
 
 
 def union(*several: Mapping[bytes, IntervalSet]) -> Numbers:
