@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import cbor2
 
 from gapless_gateway.intake import CREDIT_WINDOW_SEQS_MIN, RECORD_COST_BYTES
@@ -21,8 +23,12 @@ def sample(board, count: int) -> None:
 
 
 def bytes_on_disk(gateway) -> int:
-    paths = [path for path in gateway.state_dir.rglob("*") if path.is_file()]
-    return sum(path.stat().st_size for path in paths if path.name != "reserve")
+    total = 0
+    for path in gateway.state_dir.rglob("*"):
+        # The gateway goes on meanwhile: a new file is renamed, a freed one is removed.
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() and path.name != "reserve" else 0
+    return total
 
 
 async def fill(gateway, board) -> None:
