@@ -33,7 +33,7 @@ Kept = tuple[int, Record]  # (LSN, record)
 
 
 def read_kept(disk: Disk, path: Path, log_id: bytes) -> list[Kept]:
-    """All records that are kept, in the order of their LSNs; what a power cut tore is left out.
+    """All records that are kept, in the order of their LSNs; what cannot be read is left out.
 
     Raises WalTooNew, OSError; a file that is not there holds none.
     """
@@ -52,7 +52,10 @@ def read_kept(disk: Disk, path: Path, log_id: bytes) -> list[Kept]:
         )
     kept: dict[int, Record] = {}
     offset = _HEADER_BYTES
-    while entry_is_valid(data, offset, len(data), seed):
+    while offset < len(data):
+        if not entry_is_valid(data, offset, len(data), seed):
+            offset += 1  # what went bad must not take along what stands behind it
+            continue
         _, length, lsn, _, kind = ENTRY_HEADER.unpack_from(data, offset)
         entry = decode_payload(kind, data[offset + ENTRY_HEADER_BYTES : offset + length])
         if isinstance(entry, Record):
