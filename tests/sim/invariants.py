@@ -112,10 +112,10 @@ def numbers_of(entry: Entry) -> list[Number]:
     """The numbers that an entry is about."""
     if isinstance(entry, Record):
         return [(entry.stream, entry.seq)]
-    if isinstance(entry, Session):  # it says where the account of its stream begins
-        return [(entry.stream, seq) for seq in range(1, entry.base + 1)]
     if isinstance(entry, Lost | Elsewhere):
         return [(entry.stream, seq) for seq in range(entry.first, entry.last + 1)]
+    if isinstance(entry, Session):  # without it, who says that they are another log's?
+        return [(entry.stream, seq) for seq in range(1, entry.base + 1)]
     return []
 
 
@@ -148,8 +148,6 @@ def check_entries(truth: Truth, recovered: Recovered) -> None:
         for entry in truth.appended[lsn]:
             if found.get(lsn) != entry:
                 truth.cut.update(numbers_of(entry))
-                if isinstance(entry, Lost):
-                    truth.hit_losts.update(numbers_of(entry))
                 if isinstance(entry, Quarantined):
                     truth.unquarantined.add((entry.stream, entry.seq))
     truth.may_be_cut.clear()
@@ -195,10 +193,7 @@ def _check_number(world: World, known: StreamAccount, number: Number, recovered:
             same = data == truth.made[number] or number in truth.hit_numbers
             promise(same, "acked and gone", f"{number} is in quarantine and nowhere to be read")
     elif seq <= known.delivered_through and not known.requeued.contains(seq):
-        has = (
-            seq in world.consumer.of(number[0]).records
-            or number in truth.unquarantined | truth.hit_losts
-        )
+        has = seq in world.consumer.of(number[0]).records or number in truth.unquarantined
         promise(has, "acked and gone", f"{number} counts as delivered, the consumer has it not")
     else:
         promise(known.stored.contains(seq), "acked and gone", f"{number} is in no state at all")
@@ -266,8 +261,7 @@ def check_end(world: World, account: Account) -> None:
         # What stood at the very end of the log and is gone, nothing there remembers.
         forgotten = {seq for one, seq in truth.cut | truth.hit_numbers if one == stream}
         # A LOST that went bad before it was sent: the account derives it, and nobody tells of it.
-        excused = truth.hit_numbers if known.closed else truth.hit_losts
-        untold = lost - set(heard.lost) - {seq for one, seq in excused if one == stream}
+        untold = lost - set(heard.lost) - {seq for one, seq in truth.hit_losts if one == stream}
         if untold or set(heard.lost) - forgotten != lost - forgotten:
             words = f"{stream.hex()} LOST here {sorted(lost)}, there {sorted(heard.lost)}"
             promise(False, "consumer", words)
@@ -279,7 +273,7 @@ def check_end(world: World, account: Account) -> None:
                 promise(same, "consumer", f"{(stream, seq)}: told {told}, it is {reason}")
         for a, b in known.delivered:
             for seq in range(a, b + 1):
-                has = seq in heard.records or (stream, seq) in truth.unquarantined | truth.hit_losts
+                has = seq in heard.records or (stream, seq) in truth.unquarantined
                 promise(has, "consumer", f"{(stream, seq)} never got there")
         for a, b in known.quarantined:
             for seq in range(a, b + 1):

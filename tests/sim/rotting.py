@@ -107,11 +107,7 @@ def _note_entries(truth: Truth, data: bytes, offset: int, start: int) -> None:
 
 def _note_end(truth: Truth, data: bytes, first_lsn: int) -> None:
     """What lies behind a hit that no later batch proves to have been durable may be cut off."""
-    # What was never synced proves nothing: it may be gone by the next start.
-    batches = [
-        batch for _, _, lsn, batch in _entries(truth.log_id, data, 0) if lsn <= truth.durable_lsn
-    ]
-    newest_batch = max(batches, default=0)
+    newest_batch = max((batch for _, _, _, batch in _entries(truth.log_id, data, 0)), default=0)
     ends = [one for one in truth.may_be_gone if one >= max(first_lsn, newest_batch)]
     if ends:
         truth.may_be_cut |= set(range(min(ends), max(truth.appended) + 1))
